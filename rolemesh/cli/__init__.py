@@ -1,0 +1,1 @@
+"""The `rolemesh` command, one file a subcommand."""

@@ -1,0 +1,123 @@
+"""The wire between the wings: what a node tells a gateway, and what it is told."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Text = Annotated[str, Meta(max_length=256)]
+Line = Annotated[str, Meta(max_length=1024)]
+Count = Annotated[int, Meta(ge=0)]
+
+MAX_BACKENDS = 64
+
+
+class LastExit(Struct, frozen=True, omit_defaults=True):
+    """How a llama-server last ended: a class of cause, its last lines, the seconds to the next try."""
+
+    reason: Text
+    lines: tuple[Line, ...] = ()
+    retry_in: float | None = None
+
+
+class BackendReport(Struct, frozen=True, omit_defaults=True):
+    """One llama-server as its node sees it. `context` is tokens per request; `state` a BackendState."""
+
+    id: Name
+    base_url: Text
+    key: Annotated[str, Meta(max_length=256)] | None = None
+    model: Text | None = None
+    roles: tuple[Name, ...] = ()
+    slots: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    context: Count = 0
+    build: Text = ""
+    state: Text = "ready"
+    slots_busy: Count | None = None
+    restarts: Count = 0
+    progress: Text = ""
+    last_exit: LastExit | None = None
+
+    def __repr__(self) -> str:
+        return f"BackendReport({self.id!r}, {self.base_url!r}, {self.state!r})"
+
+
+class GpuReport(Struct, frozen=True, omit_defaults=True):
+    """One GPU; bytes, watts, degrees Celsius, ratios from 0 to 1; None where the hardware is silent."""
+
+    uuid: Text
+    name: Text = ""
+    index: Count | None = None
+    memory_total: Count | None = None
+    memory_used: Count | None = None
+    utilization: float | None = None
+    power: float | None = None
+    temperature: float | None = None
+    reason: Text = ""
+
+
+class Agent(Struct, frozen=True, omit_defaults=True):
+    """The program that reports."""
+
+    version: Text = ""
+
+
+class Registration(Struct, frozen=True, omit_defaults=True):
+    """`POST /v1/nodes/register` and heartbeats: the plain form that a person types (`base_url`,
+    `roles`), or the full form that the agent sends (`instance`, `generation`, `backends`)."""
+
+    node: Name
+    base_url: Text | None = None
+    roles: tuple[Name, ...] = ()
+    instance: Text = ""
+    generation: Count = 0
+    labels: dict[Text, Text] = {}
+    backends: Annotated[tuple[BackendReport, ...], Meta(max_length=MAX_BACKENDS)] = ()
+    gpus: Annotated[tuple[GpuReport, ...], Meta(max_length=64)] = ()
+    agent: Agent | None = None
+
+    @property
+    def plain(self) -> bool:
+        return self.base_url is not None
+
+
+class RefusedBackend(Struct, frozen=True):
+    """Why a backend of a registration is not in a role."""
+
+    backend: str
+    code: str
+    message: str
+
+
+class Accepted(Struct, frozen=True):
+    """The gateway's answer to a registration or a heartbeat; both times in seconds."""
+
+    node: str
+    lease_s: float
+    heartbeat_s: float
+    gateways: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+    refused: tuple[RefusedBackend, ...] = ()
+
+
+_registration = msgspec.json.Decoder(Registration)
+_accepted = msgspec.json.Decoder(Accepted)
+
+
+def read_registration(body: bytes) -> Registration:
+    """Read what a node sent.
+
+    :raises msgspec.ValidationError: when it is not a registration; the text names the field.
+    :raises msgspec.DecodeError: when it is not JSON.
+    """
+    return _registration.decode(body)
+
+
+def read_accepted(body: bytes) -> Accepted:
+    """Read what a gateway answered; raises as `read_registration`."""
+    return _accepted.decode(body)
+
+
+def encode(message: Struct) -> bytes:
+    """The JSON that goes over the wire."""
+    return msgspec.json.encode(message)
