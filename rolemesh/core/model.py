@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 from attrs import field, frozen
 
@@ -29,13 +30,59 @@ class Target:
     slots: int | None = None
 
 
+class Policy(str, Enum):
+    """How one of several ready backends is chosen."""
+
+    AFFINITY = "affinity"
+    LEAST_LOADED = "least-loaded"
+    ROUND_ROBIN = "round-robin"
+    FIRST = "first"
+
+
+@frozen
+class Requirements:
+    """What a backend must have to serve a role; `context` in tokens per request."""
+
+    context: int = 0
+    tools: bool = False
+    labels: Mapping[str, str] = field(factory=dict, hash=False)
+
+
+@frozen
+class Params:
+    """What is done to a request's own fields: filled in when absent, overruled, taken out."""
+
+    default: Mapping[str, Any] = field(factory=dict, hash=False)
+    set: Mapping[str, Any] = field(factory=dict, hash=False)
+    drop: frozenset[str] = frozenset()
+
+
+@frozen
+class QueueLimits:
+    """How many requests may wait for a role and how long, in seconds.
+
+    `wait` None means: as long as the client says that it reads, else ten minutes.
+    """
+
+    max: int = 512
+    wait: float | None = None
+
+
 @frozen
 class Role:
     """The public name that a client puts in `model`, and what may answer it."""
 
     name: str
     use: tuple[Target, ...] = ()
+    policy: Policy = Policy.AFFINITY
+    fallback: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    require: Requirements = Requirements()
+    params: Params = Params()
     timeouts: Timeouts = Timeouts()
+    queue: QueueLimits = QueueLimits()
+    rescue: bool = False
+    assemble: bool = True
 
     def models(self) -> frozenset[str]:
         return frozenset(target.model for target in self.use if target.model)
