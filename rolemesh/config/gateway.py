@@ -2,9 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from rolemesh.config.files import private_file
+from rolemesh.config.problems import Problem
+from rolemesh.config.reading import Place, Reader, built, listed, load, settings
+from rolemesh.config.roles import existing_role, roles
+from rolemesh.config.scalars import boolean, duration
+from rolemesh.config.urls import listen, network
 from rolemesh.core.model import Role
 
 DEFAULT_LISTEN = "tcp:8000:interface=127.0.0.1"
@@ -12,7 +19,7 @@ DEFAULT_LISTEN = "tcp:8000:interface=127.0.0.1"
 
 @frozen
 class NodeRules:
-    """Who may register a node: token file, networks of base URLs, whether nodes may announce roles."""
+    """Who may register a node: token file, networks of base URLs; may nodes announce roles."""
 
     tokens: Path | None = None
     allowed_networks: tuple[str, ...] = ()
@@ -30,3 +37,41 @@ class GatewaySettings:
     unknown_model: str | None = None
     default_role: str | None = None
     drain: float = 30.0
+    warnings: tuple[Problem, ...] = field(default=(), eq=False)
+
+
+def load_gateway(path: Path, environ: Mapping[str, str]) -> GatewaySettings:
+    """Read `models.yaml`; its warnings are in the settings.
+
+    :raises ConfigError: with every problem of the file, and nothing else whatever its bytes are.
+    """
+    settings, warnings = load(path, environ, _gateway_file)
+    return evolve(settings, warnings=warnings)
+
+
+def _gateway_file(place: Place) -> GatewaySettings:
+    found = settings(place, _KEYS)
+    if not found.get("roles"):
+        place.warn("lists no roles, so there are only those that nodes announce")
+    return GatewaySettings(**found.pop("gateway", {}), **found)
+
+
+def _gateway(place: Place) -> dict[str, Any]:
+    return settings(place, _GATEWAY_KEYS)
+
+
+def _unknown_model(place: Place) -> str | None:
+    return None if place.value == "error" else existing_role(place)
+
+
+_GATEWAY_KEYS: Mapping[str, Reader[Any]] = {
+    "listen": listed(listen, least=1),
+    "keys": private_file,
+    "nodes": built(
+        NodeRules, tokens=private_file, allowed_networks=listed(network), announce=boolean
+    ),
+    "unknown_model": _unknown_model,
+    "default_role": existing_role,
+    "drain": duration,
+}
+_KEYS: Mapping[str, Reader[Any]] = {"roles": roles, "gateway": _gateway}

@@ -1,17 +1,21 @@
 """What `configs/node_agent.yaml` may say, as frozen settings."""
 
+import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from rolemesh.config.files import folder, secret
+from rolemesh.config.problems import Problem
+from rolemesh.config.reading import Place, Reader, built, listed, load, mapped, settings
+from rolemesh.config.runs import GpuChoice, Run, program, runs
+from rolemesh.config.scalars import duration, label, plain_name, some_time
+from rolemesh.config.urls import address, ports, url
 
-@frozen
-class GpuChoice:
-    """Which GPUs a llama-server may see: indexes, UUIDs or parts of names; `all`; or none."""
-
-    names: tuple[str | int, ...] = ()
-    all: bool = False
+__all__ = ["GpuChoice", "Health", "NodeSettings", "Restart", "Run", "load_node"]
 
 
 @frozen
@@ -32,26 +36,6 @@ class Health:
 
 
 @frozen
-class Run:
-    """One llama-server to keep alive.
-
-    `id` names the backend in the mesh; `context` is tokens per request, 0 for the model's own;
-    `llama_server` is the program and its leading arguments.
-    """
-
-    id: str
-    model: str
-    file: Path
-    gpu: GpuChoice = GpuChoice()
-    slots: int = 1
-    context: int = 0
-    roles: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
-    llama_server: tuple[str, ...] = ("llama-server",)
-    env: Mapping[str, str] = field(factory=dict, hash=False)
-
-
-@frozen
 class NodeSettings:
     """One node agent. `stop` is the grace in seconds between SIGTERM and SIGKILL."""
 
@@ -65,3 +49,62 @@ class NodeSettings:
     restart: Restart = Restart()
     health: Health = Health()
     stop: float = 10.0
+    warnings: tuple[Problem, ...] = field(default=(), eq=False)
+
+
+def load_node(path: Path, environ: Mapping[str, str]) -> NodeSettings:
+    """Read `node_agent.yaml`; its warnings are in the settings, `name` falls back to the host's.
+
+    :raises ConfigError: with every problem of the file, and nothing else whatever its bytes are.
+    """
+    settings, warnings = load(path, environ, _node_file)
+    name = settings.name or _as_name(socket.gethostname())
+    return evolve(settings, name=name, warnings=warnings)
+
+
+def _node_file(place: Place) -> NodeSettings:
+    found = settings(place, _KEYS, required=("gateway",))
+    return NodeSettings(**{_FIELDS[key]: value for key, value in found.items() if key in _FIELDS})
+
+
+def _gateways(place: Place) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(listed(url, least=1)(place)))
+
+
+def _restart(place: Place) -> Restart:
+    restart = built(Restart, first=duration, longest=duration, reset_after=duration)(place)
+    if restart.longest < restart.first:
+        raise place.wrong(f"longest ({restart.longest:g}s) is less than first ({restart.first:g}s)")
+    return restart
+
+
+def _enough_ports(place: Place) -> range:
+    found = ports(place)
+    entries = place.document.data.get("run")
+    needed = len(entries) if isinstance(entries, list) else 1
+    if len(found) < needed:
+        raise place.wrong(f"{place.shown} is {len(found)} ports, {needed} llama-servers need more")
+    return found
+
+
+def _as_name(host: str) -> str:
+    """A host's name as a node's: what does not fit into one becomes a hyphen."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", host).lstrip("._-")[:64] or "node"
+
+
+_KEYS: Mapping[str, Reader[Any]] = {
+    "gateway": _gateways,
+    "token": secret,
+    "models_dir": folder,
+    "run": runs,
+    "name": plain_name,
+    "advertise": address,
+    "labels": mapped(label),
+    "llama_server": program,
+    "ports": _enough_ports,
+    "restart": _restart,
+    "health": built(Health, interval=some_time, timeout=some_time),
+    "stop": duration,
+}
+_NOT_FIELDS = ("models_dir", "llama_server")  # the entries of `run` have taken them in
+_FIELDS = {key: key for key in _KEYS if key not in _NOT_FIELDS} | {"gateway": "gateways"}

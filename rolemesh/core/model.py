@@ -1,7 +1,7 @@
 """The nouns of RoleMesh, frozen: what a role, a backend and a node are."""
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from attrs import field, frozen
@@ -22,7 +22,7 @@ class Timeouts:
 
 @frozen
 class Target:
-    """One entry of a role's `use`: a model that nodes serve, or the URL of a server that runs already."""
+    """One entry of a role's `use`: a model that nodes serve, or the URL of a running server."""
 
     model: str | None = None
     url: str | None = None
@@ -30,7 +30,7 @@ class Target:
     slots: int | None = None
 
 
-class Policy(str, Enum):
+class Policy(StrEnum):
     """How one of several ready backends is chosen."""
 
     AFFINITY = "affinity"
@@ -88,7 +88,7 @@ class Role:
         return frozenset(target.model for target in self.use if target.model)
 
 
-class BackendState(str, Enum):
+class BackendState(StrEnum):
     """What a node says of one of its llama-servers."""
 
     STOPPED = "stopped"
@@ -101,7 +101,7 @@ class BackendState(str, Enum):
 
 @frozen
 class BackendId:
-    """A backend's name in the mesh: unique, stable over restarts, fit for headers and error texts."""
+    """A backend's name in the mesh: unique, stable over restarts, fit for headers and texts."""
 
     node: str
     backend: str

@@ -5,6 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from rolemesh.core.model import BackendState
+
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Text = Annotated[str, Meta(max_length=256)]
 Line = Annotated[str, Meta(max_length=1024)]
@@ -14,7 +16,7 @@ MAX_BACKENDS = 64
 
 
 class LastExit(Struct, frozen=True, omit_defaults=True):
-    """How a llama-server last ended: a class of cause, its last lines, the seconds to the next try."""
+    """How a llama-server last ended: a class of cause, its last lines, seconds to the next try."""
 
     reason: Text
     lines: tuple[Line, ...] = ()
@@ -22,7 +24,7 @@ class LastExit(Struct, frozen=True, omit_defaults=True):
 
 
 class BackendReport(Struct, frozen=True, omit_defaults=True):
-    """One llama-server as its node sees it. `context` is tokens per request; `state` a BackendState."""
+    """One llama-server as its node sees it. `context` is tokens per request."""
 
     id: Name
     base_url: Text
@@ -32,7 +34,7 @@ class BackendReport(Struct, frozen=True, omit_defaults=True):
     slots: Annotated[int, Meta(ge=1, le=4096)] | None = None
     context: Count = 0
     build: Text = ""
-    state: Text = "ready"
+    state: BackendState = BackendState.READY
     slots_busy: Count | None = None
     restarts: Count = 0
     progress: Text = ""
@@ -43,7 +45,7 @@ class BackendReport(Struct, frozen=True, omit_defaults=True):
 
 
 class GpuReport(Struct, frozen=True, omit_defaults=True):
-    """One GPU; bytes, watts, degrees Celsius, ratios from 0 to 1; None where the hardware is silent."""
+    """One GPU: bytes, watts, degrees Celsius, ratios of 1; None where the hardware is silent."""
 
     uuid: Text
     name: Text = ""

@@ -1,0 +1,57 @@
+"""What `rolemesh keys` takes as arguments: texts to values, or an error that shows an example."""
+
+import argparse
+import re
+
+from rolemesh.config.scalars import is_role_name
+from rolemesh.core.addresses import Network, read_network
+from rolemesh.core.keys import SCOPES, KeyKind, Scope
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def span(text: str) -> float:
+    """Seconds, of `90d` or `1d12h`."""
+    if not re.fullmatch(r"([0-9]{1,9}[dhms])+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 90d or 12h")
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)(\w)", text))
+
+
+def roles(text: str) -> str | tuple[str, ...]:
+    """`*`, or the names in `a,b`."""
+    names = tuple(text.split(","))
+    if text != "*" and not all(map(is_role_name, names)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither * nor roles, such as coder,planner")
+    return "*" if text == "*" else names
+
+
+def scopes(text: str) -> tuple[Scope, ...]:
+    """The scopes in `chat,models` that a client key may have."""
+    known = SCOPES[KeyKind.CLIENT]
+    wanted = text.split(",")
+    if not set(wanted) <= set(known):
+        raise argparse.ArgumentTypeError(f"{text!r} is not among {', '.join(known)}")
+    return tuple(scope for scope in known if scope in wanted)
+
+
+def network(text: str) -> Network:
+    """The network that `10.0.0.0/8` names."""
+    try:
+        return read_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, such as 10.0.0.0/8") from None
+
+
+def node(text: str) -> str:
+    """The name of a node."""
+    if not _NODE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a node's name: letters, digits and ._-")
+    return text
+
+
+def line(text: str) -> str:
+    """One line, which may be shown on a terminal."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("must be one line of text")
+    return text

@@ -1,0 +1,46 @@
+"""How `rolemesh keys list` shows keys: who may do what until when, and never a secret or a hash."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from rolemesh.config.problems import printable
+from rolemesh.core.keys import KeyRecord
+
+_COLUMNS = ("ID", "NAME", "NODE", "STATE", "ROLES", "SCOPES", "NETWORKS", "EXPIRES", "NOTE")
+
+
+def key_table(records: Iterable[KeyRecord], now: float) -> list[str]:
+    """The lines of a table, the first with the names of its columns."""
+    rows = [_COLUMNS, *(_row(record, now) for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def shown_time(seconds: float) -> str:
+    """Unix seconds as people read them."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M UTC}"
+
+
+def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
+    return (
+        record.id,
+        printable(record.name),
+        record.node or "-",
+        _state(record, now),
+        "*" if record.roles == "*" else ",".join(record.roles) or "none",
+        ",".join(record.scopes) or "none",
+        ",".join(map(str, record.networks)) or "anywhere",
+        shown_time(record.expires_at) if record.expires_at else "never",
+        printable(record.note),
+    )
+
+
+def _state(record: KeyRecord, now: float) -> str:
+    if record.disabled:
+        return "revoked"
+    if not record.live(now):
+        return "expired" if record.expires_at and record.expires_at <= now else "not yet"
+    return "rotating" if len([each for each in record.secrets if each.live(now)]) > 1 else "live"

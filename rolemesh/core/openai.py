@@ -1,0 +1,150 @@
+"""Requests as clients send them: which API, which role, streamed or not; what goes upstream."""
+
+from collections.abc import Mapping
+from enum import Enum
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+from attrs import field, frozen
+
+from rolemesh.core.errors import Refusal
+from rolemesh.core.model import Params
+
+MAX_DEPTH = 64
+
+
+class Api(Enum):
+    """The POST routes that are answered by a backend; the value is the path, here and upstream."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
+    RERANK = "/v1/rerank"
+    INFILL = "/infill"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+    APPLY_TEMPLATE = "/apply-template"
+
+    @property
+    def anthropic(self) -> bool:
+        return self in (Api.MESSAGES, Api.COUNT_TOKENS)
+
+
+# Fields that reach into a server's insides; a slot is the gateway's to choose, with a backend.
+_FORBIDDEN: Mapping[str, str] = {
+    "n_discard": "it can crash llama-server",
+    "lora": "adapters are set where the model is started",
+}
+
+_raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_whole = msgspec.json.Decoder()
+
+
+@frozen
+class Ask:
+    """What one request asks for.
+
+    `members` are the body's top-level members as they came, `facts` the same decoded; `model` is
+    the name that the client used, None when it named none.
+    """
+
+    api: Api
+    model: str | None
+    stream: bool
+    members: Mapping[str, msgspec.Raw] = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+    size: int = 0
+
+    def body(self, model: str | None, params: Params) -> bytes:
+        """The body that goes upstream: each top-level key once, `model` and `params` applied."""
+        members: dict[str, Any] = dict(self.members)
+        for name, value in params.default.items():
+            members.setdefault(name, value)
+        members.update(params.set)
+        for name in params.drop:
+            members.pop(name, None)
+        if model is not None:
+            members["model"] = model
+        return msgspec.json.encode(members)
+
+
+def read(api: Api, body: bytes) -> Ask:
+    """Read a client's request once.
+
+    :raises Refusal: invalid_encoding, invalid_json or unsupported_parameter; never with the text.
+    """
+    facts = _decode(body)
+    _refuse_forbidden(facts)
+    model = facts.get("model")
+    if model is not None and not isinstance(model, str):
+        raise Refusal("invalid_json", "'model' must be a string: a role's name.", param="model")
+    stream = facts.get("stream", False)
+    if stream is not None and not isinstance(stream, bool):
+        raise Refusal("invalid_json", "'stream' must be true or false.", param="stream")
+    return Ask(api, model or None, bool(stream), _raw.decode(body), facts, len(body))
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            "invalid_encoding", f"The body is not UTF-8: byte {error.start} cannot be decoded."
+        ) from None
+    try:
+        facts = _whole.decode(body)
+    except RecursionError:
+        raise _too_deep() from None
+    except UnicodeDecodeError:
+        raise Refusal("invalid_encoding", "The body has a broken \\u escape.") from None
+    except msgspec.DecodeError as error:
+        raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
+    if not isinstance(facts, dict):
+        raise Refusal("invalid_json", 'The body must be a JSON object, as {"model": …}.')
+    if _may_be_deep(body) and _depth(facts) > MAX_DEPTH:
+        raise _too_deep()
+    return facts
+
+
+def _too_deep() -> Refusal:
+    return Refusal("invalid_json", f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+
+_KEEP_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def _may_be_deep(body: bytes) -> bool:
+    """Whether the brackets, those inside strings included, ever stand deeper than the limit."""
+    brackets = body.translate(None, _KEEP_BRACKETS)
+    if len(brackets) <= MAX_DEPTH:
+        return False
+    return max(accumulate(map(_STEP.__getitem__, brackets))) > MAX_DEPTH
+
+
+def _depth(value: Any) -> int:
+    deepest, todo = 0, [(value, 1)]
+    while todo:
+        here, level = todo.pop()
+        inside = here.values() if isinstance(here, dict) else here
+        if isinstance(here, dict | list):
+            deepest = max(deepest, level)
+            todo.extend((each, level + 1) for each in inside)
+    return deepest
+
+
+def _refuse_forbidden(facts: Mapping[str, Any]) -> None:
+    for name, why in _FORBIDDEN.items():
+        if facts.get(name) is not None:
+            raise Refusal("unsupported_parameter", f"'{name}' is not accepted: {why}.", param=name)
+    slot = facts.get("id_slot")
+    if isinstance(slot, int) and slot >= 0:
+        raise Refusal(
+            "unsupported_parameter",
+            "'id_slot' is not accepted: the gateway chooses where a request runs. Leave it out.",
+            param="id_slot",
+        )

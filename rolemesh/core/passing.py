@@ -1,0 +1,101 @@
+"""Errors that a backend answered with: which try they end, and what of them a client may see."""
+
+import re
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from rolemesh.core.attempts import Outcome
+
+LONGEST_MESSAGE = 1024
+
+_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 501: "server_error"}
+_LOOKS_LIKE_PATH = re.compile(r"(?:/[\w.@~+-]+){2,}/?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@frozen
+class Passed:
+    """A backend's own error, in our shape and without what is not the client's to see."""
+
+    status: int
+    message: str
+    type: str
+    code: str
+    details: dict[str, Any]
+
+    def openai_body(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
+        return msgspec.json.encode({"error": {**error, **self.details}})
+
+    def anthropic_body(self, request_id: str) -> bytes:
+        error = {"type": self.type, "message": self.message, **self.details}
+        return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
+
+
+def judge(status: int, body: bytes) -> Outcome | Passed:
+    """What an answer that is not a 2xx comes to: a failed try, or an error for the client."""
+    if status == 503:
+        return Outcome.LOADING if b"oading" in body else Outcome.BUSY
+    if status == 429:
+        return Outcome.BUSY
+    if status in (401, 403):
+        return Outcome.LOCKED_OUT
+    if 400 <= status < 500 or status == 501:
+        return _passed(status, body)
+    return Outcome.FAULT if 500 <= status < 600 else Outcome.GARBLED
+
+
+def judge_event(data: bytes) -> Outcome | Passed | None:
+    """The same for a stream's first event; None when it is no error."""
+    if not data.startswith(b"{") or b'"error"' not in data:
+        return None
+    error = _error_in(data)
+    if error is None:
+        return None
+    code = error.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return judge(status, data)
+
+
+def _error_in(body: bytes) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    error = found.get("error") if isinstance(found, dict) else None
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) else None
+
+
+def _passed(status: int, body: bytes) -> Passed:
+    error = _error_in(body) or {}
+    kind = error.get("type")
+    too_long = kind == "exceed_context_size_error"
+    message = error.get("message")
+    counts = {name: error[name] for name in ("n_ctx", "n_prompt_tokens") if _count(error, name)}
+    return Passed(
+        status,
+        scrubbed(message) if isinstance(message, str) else f"The backend answered {status}.",
+        "invalid_request_error" if too_long else _type_of(kind, status),
+        "context_length_exceeded" if too_long else "bad_request",
+        counts,
+    )
+
+
+def _count(error: dict[str, Any], name: str) -> bool:
+    return isinstance(error.get(name), int)
+
+
+def _type_of(kind: object, status: int) -> str:
+    if isinstance(kind, str) and re.fullmatch(r"[a-z_]{1,40}", kind):
+        return kind
+    return _TYPES.get(status, "invalid_request_error")
+
+
+def scrubbed(message: str) -> str:
+    """A backend's words without control characters and file paths, and not too many of them."""
+    plain = _CONTROL.sub(" ", message)[:LONGEST_MESSAGE]
+    return _LOOKS_LIKE_PATH.sub("…", plain)

@@ -1,0 +1,224 @@
+"""Which backend answers a request: candidates in, a choice, a wait or a refusal out. All pure.
+
+Scores are estimated seconds until the first token, so lower is better and the policies compare
+like with like: what is ahead of the request at a backend, and what it must read that it has not
+cached.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from rolemesh.core.errors import Refusal
+from rolemesh.core.health import Condition
+from rolemesh.core.model import BackendId, Policy, Requirements, Role
+
+RETRY_LOADING = 5.0
+RETRY_DEAD = 2.0
+
+
+class Random(Protocol):
+    """The part of `random.Random` that breaks ties."""
+
+    def random(self) -> float: ...
+
+
+@frozen
+class Candidate:
+    """One backend as a request sees it, frozen for the time of one decision.
+
+    `in_flight` is the gateway's own count, `elsewhere` what the node reports busy beyond it.
+    `ahead` is the work in front of a new request in seconds, `read_rate` prompt tokens a second;
+    `cached` is how many of the request's prompt tokens the backend is believed to hold, and
+    `evicts` how many tokens of another conversation it would likely forget.
+    `last_turn` tells when the role last used it. `note` is what its node says of its state.
+    """
+
+    id: BackendId
+    condition: Condition = Condition.UP
+    node_ready: bool = True
+    draining: bool = False
+    order: int = 0
+    slots: int | None = None
+    in_flight: int = 0
+    elsewhere: int = 0
+    context: int = 0
+    labels: frozenset[tuple[str, str]] = frozenset()
+    warmth: float = 1.0
+    last_turn: int = 0
+    ahead: float = 0.0
+    read_rate: float = 1000.0
+    cached: int = 0
+    evicts: int = 0
+    note: str = ""
+
+    @property
+    def full(self) -> bool:
+        return self.slots is not None and self.in_flight + self.elsewhere >= self.slots
+
+
+@frozen
+class Need:
+    """What one request asks of a backend; `tried` are those that failed it already."""
+
+    role: Role
+    tokens: int = 0
+    node: str | None = None
+    tried: frozenset[BackendId] = frozenset()
+
+
+@frozen
+class Score:
+    """What a candidate would cost, or why it cannot be."""
+
+    id: BackendId
+    seconds: float | None = None
+    refusal: str = ""
+
+
+@frozen
+class Go:
+    """Send it there."""
+
+    id: BackendId
+    route: str
+    scores: tuple[Score, ...] = field(default=(), repr=False)
+
+
+@frozen
+class Wait:
+    """Nothing is free now, but something may be soon."""
+
+    why: str
+    scores: tuple[Score, ...] = field(default=(), repr=False)
+
+
+@frozen
+class No:
+    """Nothing can answer it."""
+
+    refusal: Refusal
+    scores: tuple[Score, ...] = field(default=(), repr=False)
+
+
+Decision = Go | Wait | No
+
+
+def decide(candidates: Sequence[Candidate], need: Need, random: Random) -> Decision:
+    """Where a request goes now, or that it should wait, or why it cannot be answered."""
+    judged = [(each, _unfit(each, need)) for each in candidates]
+    fit = [each for each, refusal in judged if not refusal]
+    refused = tuple(Score(each.id, refusal=why) for each, why in judged if why)
+    up = _alive(fit)
+    free = [each for each in up if not each.full]
+    scores = (*(Score(each.id, seconds=_seconds(each, need)) for each in up), *refused)
+    if free:
+        best, route = _POLICIES[need.role.policy](free, need, random)
+        return Go(best.id, route, scores)
+    if up:
+        return Wait("every slot is busy", scores)
+    if any(each.condition is Condition.UNKNOWN and each.node_ready for each in fit):
+        return Wait("a backend is being checked", scores)
+    return No(_none_left(fit, refused, need), scores)
+
+
+def _unfit(candidate: Candidate, need: Need) -> str:
+    if candidate.id in need.tried:
+        return "it failed this request already"
+    if need.node is not None and candidate.id.node != need.node:
+        return f"the request is pinned to node '{need.node}'"
+    if candidate.draining:
+        return "it is draining"
+    return lacks(candidate.context, candidate.labels, need.role.require)
+
+
+def lacks(context: int, labels: frozenset[tuple[str, str]], require: Requirements) -> str:
+    """What a backend lacks to be in a role, as a clause; empty when it lacks nothing."""
+    if require.context and context and context < require.context:
+        return f"{context} tokens per slot, the role requires {require.context}"
+    for name, value in require.labels.items():
+        if (name, value) not in labels:
+            return f"its node has no label {name}={value}, which the role requires"
+    return ""
+
+
+def _alive(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that take new requests; ejected ones only when there is nothing else."""
+    ready = [each for each in candidates if each.node_ready]
+    up = [each for each in ready if each.condition is Condition.UP]
+    return up or [each for each in ready if each.condition is Condition.EJECTED]
+
+
+def _none_left(fit: Sequence[Candidate], refused: Sequence[Score], need: Need) -> Refusal:
+    name = need.role.name
+    loading = [each for each in fit if each.condition is Condition.LOADING or _loads(each)]
+    if loading:
+        progress = "; ".join(f"{each.id}: {each.note or 'loading its model'}" for each in loading)
+        return Refusal(
+            "model_loading",
+            f"The role '{name}' is loading ({progress}). Send again in a few seconds.",
+            param="model",
+            retry_after=RETRY_LOADING,
+        )
+    reasons = [f"{each.id} is {each.note or each.condition.value}" for each in fit]
+    reasons += [f"{each.id}: {each.refusal}" for each in refused]
+    why = "; ".join(reasons) or "no backend serves it"
+    return Refusal(
+        "role_unavailable",
+        f"No backend can answer for the role '{name}': {why}.",
+        param="model",
+        retry_after=RETRY_DEAD,
+    )
+
+
+def _loads(candidate: Candidate) -> bool:
+    return not candidate.node_ready and candidate.note.startswith(("loading", "starting"))
+
+
+def _seconds(candidate: Candidate, need: Need) -> float:
+    unread = max(0, need.tokens - candidate.cached)
+    waits = candidate.ahead / max(1, candidate.slots or 1)
+    return (waits + unread / candidate.read_rate) / candidate.warmth
+
+
+def _least(
+    free: Sequence[Candidate], cost: Callable[[Candidate], float], random: Random
+) -> Candidate:
+    """The cheapest; among equals any, never always the first one."""
+    return min(free, key=lambda each: (cost(each), random.random()))
+
+
+def _first(free: Sequence[Candidate], _need: Need, _random: Random) -> tuple[Candidate, str]:
+    return min(free, key=lambda each: (each.order, str(each.id))), "first"
+
+
+def _round_robin(free: Sequence[Candidate], _need: Need, random: Random) -> tuple[Candidate, str]:
+    return _least(free, lambda each: each.last_turn, random), "round-robin"
+
+
+def _least_loaded(free: Sequence[Candidate], need: Need, random: Random) -> tuple[Candidate, str]:
+    def cost(each: Candidate) -> float:
+        return (each.ahead + need.tokens / each.read_rate) / each.warmth
+
+    return _least(free, cost, random), "least-loaded"
+
+
+def _affinity(free: Sequence[Candidate], need: Need, random: Random) -> tuple[Candidate, str]:
+    def cost(each: Candidate) -> float:
+        return _seconds(each, need) + each.evicts / each.read_rate
+
+    best = _least(free, cost, random)
+    if best.cached:
+        return best, f"affinity; cached={best.cached}"
+    if any(each.cached for each in free):
+        return best, "affinity gave way to load"
+    return best, "affinity; new"
+
+
+_POLICIES: dict[Policy, Callable[[Sequence[Candidate], Need, Random], tuple[Candidate, str]]] = {
+    Policy.FIRST: _first,
+    Policy.ROUND_ROBIN: _round_robin,
+    Policy.LEAST_LOADED: _least_loaded,
+    Policy.AFFINITY: _affinity,
+}

@@ -1,0 +1,152 @@
+"""The demo itself: start a gateway and a node agent, wait until all answers, show what passes."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectError
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent, ResponseFailed
+
+from rolemesh.demo.foreground import Child, Foreground, run
+from rolemesh.demo.household import ROLES, Household
+from rolemesh.demo.lines import Narrator
+
+LOADING_PATIENCE = 1800.0  # seconds; a big model on a slow disk takes many minutes
+SMOKE_PATIENCE = 300.0
+_LOOK, _REMIND = 0.2, 5.0  # seconds between looks, and between lines that say what is missing
+
+
+class Fell(Exception):
+    """One of the programs ended, or did not become ready; the text says which."""
+
+
+def perform(household: Household, once: bool) -> int:
+    """Run the demo in the foreground until Ctrl-C, or until it has tried itself; its exit code."""
+    narrator = Narrator(say)
+    with tempfile.TemporaryDirectory(prefix="rolemesh-demo-") as folder:
+        say(f"Writing models and configuration to {household.cache} and {folder}")
+        configs = household.furnish(Path(folder))
+
+        def main(reactor: Any, foreground: Foreground) -> Any:
+            demo = Demo(reactor, foreground, household, narrator)
+            return demo.play(*configs, Path(folder), once)
+
+        return run(main, narrator)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+class Demo:
+    """One performance; `play` is its course."""
+
+    def __init__(
+        self, reactor: Any, foreground: Foreground, household: Household, narrator: Narrator
+    ) -> None:
+        self._reactor = reactor
+        self._foreground = foreground
+        self._household = household
+        self._narrator = narrator
+        self._http = HTTPClient(Agent(reactor, connectTimeout=2))
+
+    async def play(self, gateway: Path, node: Path, state: Path, once: bool) -> int:
+        """From the first start to the last stop; 0, or 1 when something did not work."""
+        try:
+            self._start(gateway, node, state)
+            await self._all_ready()
+            self._narrator.quiet = True
+            say(_WELCOME.format(url=self._household.url, roles=", ".join(ROLES)))
+            return await (self._try_itself() if once else self._watch())
+        except CancelledError:
+            return 0
+        except Fell as reason:
+            say(f"rolemesh demo: {reason}")
+            return 1
+        finally:
+            await self._leave()
+
+    def _start(self, gateway: Path, node: Path, state: Path) -> None:
+        say("Starting the gateway, and a node agent with two llama.cpp servers")
+        home = ("--state", str(state))
+        listen = ("--listen", self._household.listen)
+        self._foreground.start(
+            "gateway", "rolemesh-gateway", "--config", str(gateway), *listen, *home
+        )
+        self._foreground.start("node", "rolemesh-node", "--config", str(node), *home)
+
+    async def _all_ready(self) -> None:
+        began = reminded = self._reactor.seconds()
+        while missing := await self._missing():
+            self._must_stand()
+            now = self._reactor.seconds()
+            if now - began > LOADING_PATIENCE:
+                raise Fell(f"{', '.join(missing)} did not become ready in {LOADING_PATIENCE:g} s")
+            if now - reminded > _REMIND:
+                reminded = now
+                say(f"  waiting for {', '.join(missing)} ({now - began:.0f} s)")
+            await deferLater(self._reactor, _LOOK)
+
+    async def _missing(self) -> list[str]:
+        """The roles that no server answers yet."""
+        try:
+            answer = await self._http.get(f"{self._household.url}/v1/models", timeout=5)
+            models = (await answer.json())["data"]
+        except (ConnectError, ResponseFailed):
+            return list(ROLES)
+        ready = {model["id"] for model in models if model["rolemesh"]["ready"]}
+        return [role for role in ROLES if role not in ready]
+
+    def _must_stand(self) -> None:
+        if child := self._foreground.fallen():
+            raise Fell(_end_of(child))
+
+    async def _watch(self) -> int:
+        raise Fell(_end_of(await self._foreground.first_to_end()))
+
+    async def _try_itself(self) -> int:
+        smoke = self._foreground.spawn(
+            "smoke", "-m", "rolemesh.cli.main", "smoke", self._household.url
+        )
+        if not await self._foreground.end_of(smoke, SMOKE_PATIENCE) or smoke.code:
+            smoke.signal("KILL")
+            raise Fell("the smoke test failed")
+        answered = {await self._who_answers(role) for role in ROLES}
+        say(f"{len(answered)} servers answered: {', '.join(sorted(answered))}")
+        if len(answered) < 2:
+            raise Fell("two servers were to answer")
+        return 0
+
+    async def _who_answers(self, role: str) -> str:
+        question = {"model": role, "messages": [{"role": "user", "content": "hello"}]}
+        url = f"{self._household.url}/v1/chat/completions"
+        answer = await self._http.post(url, json={**question, "max_tokens": 8}, timeout=60)
+        await answer.content()
+        return "/".join(answer.headers.getRawHeaders("x-rolemesh-backend", ["nobody"]))
+
+    async def _leave(self) -> None:
+        self._narrator.quiet = True
+        say("Stopping the gateway, then the node agent and its servers")
+        await self._foreground.stop()
+        say("Stopped; nothing is left running")
+
+
+def _end_of(child: Child) -> str:
+    return f"the {child.name} ended with {child.code}; its lines above say why"
+
+
+_WELCOME = """
+Ready. Ask any of {roles}; each request shows up below. Ctrl-C stops all.
+
+  base URL  {url}/v1   (any API key will do)
+
+  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "planner", "messages": [{{"role": "user", "content": "hello"}}]}}'
+
+  pip install openai; python3 -c 'from openai import OpenAI; \\
+    print(OpenAI(base_url="{url}/v1", api_key="none").chat.completions.create(model="coder", \\
+    messages=[{{"role": "user", "content": "hello"}}]).choices[0].message.content)'
+"""

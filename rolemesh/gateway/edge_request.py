@@ -1,0 +1,104 @@
+"""A request as the web code sees it, its refusals, and the end of an answer that broke."""
+
+from io import BytesIO
+from typing import Any
+
+from twisted.python.failure import Failure
+from twisted.web import http, server
+
+from rolemesh.core.errors import Refusal
+from rolemesh.gateway.framing import Head
+
+
+class EdgeRequest(server.Request):
+    """A request with an id and its body in memory; its answers have no banner and no HTML.
+
+    Each answer carries `request_id` as `x-request-id`.
+    """
+
+    defaultContentType = None
+    content: BytesIO
+    request_id = ""
+
+    def begin(self, head: Head, request_id: str) -> None:
+        """Take over what the head says, before the body comes."""
+        self.method, self.uri, self.path = head.method, head.target, head.path
+        self.clientproto = head.version
+        self.requestHeaders = head.headers
+        self.request_id = request_id
+        self.responseHeaders.setRawHeaders(b"x-request-id", [request_id.encode()])
+        self.responseHeaders.setRawHeaders(b"x-content-type-options", [b"nosniff"])
+        self.content = BytesIO()
+
+    def render(self, resrc: Any) -> None:
+        """Render `resrc`, without the banner that Twisted has just set."""
+        self.responseHeaders.removeHeader(b"server")
+        super().render(resrc)
+
+    def answer_refusal(self, refusal: Refusal) -> None:
+        """Answer with `refusal` in the shape of the request's route, and finish."""
+        self.setResponseCode(refusal.status)
+        for name, value in refusal.headers().items():
+            self.setHeader(name, value)
+        body = refusal_body(refusal, self.path, self.request_id)
+        self.setHeader(b"content-type", b"application/json")
+        self.setHeader(b"content-length", b"%d" % len(body))
+        self.write(body)
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """What is left when nobody handled a failure: say so, or break off what was begun."""
+        self._log.failure("request {id} failed", failure=reason, id=self.request_id)
+        if self.startedWriting:
+            end_unfinished(self)
+        else:
+            self.answer_refusal(Refusal("internal_error", "the gateway failed; its log says why"))
+        return reason
+
+
+def refusal_body(refusal: Refusal, path: bytes, request_id: str) -> bytes:
+    """`refusal` in the shape that clients of `path` read."""
+    if path.startswith(b"/v1/messages"):
+        return refusal.anthropic_body(request_id)
+    return refusal.openai_body()
+
+
+def whole_refusal(refusal: Refusal, path: bytes, request_id: str) -> bytes:
+    """A whole response, head and body, that ends its connection with `refusal`."""
+    body = refusal_body(refusal, path, request_id)
+    fields = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        "x-request-id": request_id,
+        "x-content-type-options": "nosniff",
+        **refusal.headers(),
+    }
+    reason = http.RESPONSES.get(refusal.status, b"Refused").decode()
+    lines = [f"HTTP/1.1 {refusal.status} {reason}", *(f"{n}: {v}" for n, v in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def end_unfinished(request: http.Request, event: bytes | None = None) -> None:
+    """Break a begun answer off after `event`, so that no client can take it for a whole one.
+
+    Without its last chunk, or short of its length, the answer ends in FIN, which a reset must not
+    overtake. Where only the FIN would mark its end (HTTP/1.0) and no event says that it broke, the
+    connection is reset. What is written later, and Klein's `finish()`, goes nowhere.
+    """
+    channel = getattr(request, "channel", None)
+    if channel is None:  # the client has gone, or has the whole answer
+        return
+    if event is not None:
+        request.write(event)
+    delimited = request.chunked or request.responseHeaders.hasHeader(b"content-length")
+    request.write = request.finish = _nowhere  # type: ignore[method-assign]
+    request.unregisterProducer()
+    if delimited or event is not None:
+        channel.loseConnection()
+    else:
+        channel.transport.abortConnection()
+
+
+def _nowhere(_: bytes = b"") -> None:
+    pass

@@ -1,0 +1,50 @@
+"""Every failure of a handler becomes the one error shape, and shows nothing but what is meant."""
+
+from typing import Any
+
+from klein import Klein
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from rolemesh.core.errors import Refusal
+from rolemesh.gateway.edge_request import EdgeRequest, refusal_body
+
+_log = Logger()
+
+
+def answers_errors(app: Klein, paths: str) -> None:
+    """Have `app` answer refusals, unknown paths and bugs by the table; `paths` names real ones."""
+
+    @app.handle_errors(Exception)
+    def failed(_: Any, request: Any, failure: Failure) -> bytes:
+        error = failure.value
+        if isinstance(error, Refusal):
+            return write_refusal(request, error)
+        if isinstance(error, HTTPException):
+            return write_refusal(request, _unrouted(request, error, paths))
+        where: dict[str, Any] = {"http.request.id": request.request_id}
+        _log.failure("a handler failed", failure, **where)
+        refusal = Refusal(
+            "internal_error",
+            f"The gateway failed at this request; its log tells more under {request.request_id}.",
+        )
+        return write_refusal(request, refusal)
+
+
+def write_refusal(request: EdgeRequest, refusal: Refusal) -> bytes:
+    """Set a refusal's status and headers on a request that has none yet; the body is returned."""
+    request.setResponseCode(refusal.status)
+    for name, value in refusal.headers().items():
+        request.setHeader(name, value)
+    request.setHeader("content-type", "application/json")
+    return refusal_body(refusal, request.path, request.request_id)
+
+
+def _unrouted(request: EdgeRequest, error: HTTPException, paths: str) -> Refusal:
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        request.setHeader("allow", allowed)
+        method = request.method.decode("ascii", "replace")
+        return Refusal("method_not_allowed", f"{method} is not for this path; it takes {allowed}.")
+    return Refusal("unknown_url", f"There is nothing at this path. There are: {paths}.")

@@ -1,0 +1,171 @@
+"""Active checks of every backend, and the clock that ends leases and ejections."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from rolemesh.core.attempts import Outcome
+from rolemesh.core.health import Condition, Sign
+from rolemesh.core.model import Backend, BackendId
+from rolemesh.gateway.registry import Entry, Registry
+from rolemesh.gateway.relay import never, receive
+from rolemesh.gateway.upstream import TryFailed, Upstream
+
+TICK = 1.0
+LONGEST_ANSWER = 1 << 20
+
+
+class _Props(msgspec.Struct):
+    """The part of llama-server's `/props` that matters here."""
+
+    total_slots: int | None = None
+    build_info: str = ""
+    default_generation_settings: dict[str, Any] = {}
+
+
+class Checks(Service):
+    """Asks each backend of a registry whether it is well, sooner where it was not.
+
+    `interval` is between two checks of a backend that is well, `fast` of one that is not or whose
+    last check failed, `timeout` for one answer, all in seconds; `jitter` spreads them.
+    """
+
+    log = Logger()
+    interval, fast, timeout = 2.0, 0.5, 2.0
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        registry: Registry,
+        upstream: Upstream,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._upstream = upstream
+        self._jitter = jitter
+        self._next: dict[BackendId, IDelayedCall] = {}
+        self._running: dict[BackendId, Deferred[None]] = {}
+        self._known: set[BackendId] = set()
+        self._loop = LoopingCall(registry.tick)
+        self._loop.clock = clock
+        registry.on_backend.append(self._added)
+        registry.on_gone.append(self._gone)
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(TICK)
+        for entry in self._registry:
+            self._check(entry.backend.id)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._loop.stop()
+        for id in {*self._next, *self._running}:
+            self._gone(id)
+
+    def _added(self, entry: Entry) -> None:
+        self._gone(entry.backend.id)
+        if self.running:
+            self._check(entry.backend.id)
+
+    def _gone(self, id: BackendId) -> None:
+        self._known.discard(id)
+        timer = self._next.pop(id, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        running = self._running.pop(id, None)
+        if running is not None:
+            running.cancel()
+
+    def _check(self, id: BackendId) -> None:
+        self._next.pop(id, None)
+        self._running[id] = Deferred.fromCoroutine(self._one(id))
+
+    async def _one(self, id: BackendId) -> None:
+        entry = self._registry.get(id)
+        if entry is None:
+            return
+        try:
+            sign = await self._ask(entry.backend)
+        except CancelledError:
+            return
+        except Exception:
+            self.log.failure("the check of {backend} failed", backend=str(id))
+            sign = Sign.CHECK_FAILED
+        self._running.pop(id, None)
+        self._tell(id, sign)
+        if self.running and self._registry.get(id) is entry:
+            self._next[id] = self._clock.callLater(self._pause(entry), self._check, id)
+
+    def _tell(self, id: BackendId, sign: Sign) -> None:
+        entry = self._registry.get(id)
+        if entry is None:
+            return
+        before = entry.health.condition
+        self._registry.sign(id, sign)
+        if entry.health.condition is not before:
+            self.log.info(
+                "{backend} is {condition}",
+                backend=str(id),
+                condition=entry.health.condition.value,
+                **{"rolemesh.node": id.node, "rolemesh.backend": id.backend},
+            )
+
+    def _pause(self, entry: Entry) -> float:
+        health = entry.health
+        well = health.condition is Condition.UP and health.sign is not Sign.CHECK_FAILED
+        return (self.interval if well else self.fast) * (0.9 + 0.2 * self._jitter())
+
+    async def _ask(self, backend: Backend) -> Sign:
+        try:
+            status, _ = await self._get(backend, "/health")
+            if status == 404:  # no llama-server; what every OpenAI server has will do
+                status, _ = await self._get(backend, "/v1/models")
+        except TryFailed:
+            return Sign.CHECK_FAILED
+        if status == 503:
+            return Sign.CHECK_LOADING
+        if status != 200:
+            return Sign.CHECK_FAILED
+        if backend.id not in self._known:
+            await self._read_props(backend)
+        return Sign.CHECK_OK
+
+    async def _read_props(self, backend: Backend) -> None:
+        """What the server says of itself; other servers than llama.cpp say nothing."""
+        try:
+            status, body = await self._get(backend, "/props")
+            if status == 503:
+                return
+            self._known.add(backend.id)
+            props = msgspec.json.decode(body, type=_Props) if status == 200 else None
+        except (TryFailed, msgspec.DecodeError):
+            return
+        if props is None or props.total_slots is None:
+            return
+        context = props.default_generation_settings.get("n_ctx")
+        self._registry.read(
+            backend.id,
+            slots=props.total_slots if props.total_slots > 0 else None,
+            context=context if isinstance(context, int) and context > 0 else 0,
+            build=props.build_info[:256],
+        )
+
+    async def _get(self, backend: Backend, path: str) -> tuple[int, bytes]:
+        asking = Deferred.fromCoroutine(self._exchange(backend, path))
+        try:
+            return await asking.addTimeout(self.timeout, self._clock)
+        except TimeoutError:
+            raise TryFailed(Outcome.FIRST_BYTE_TIMEOUT) from None
+
+    async def _exchange(self, backend: Backend, path: str) -> tuple[int, bytes]:
+        response = await self._upstream.send(backend, "GET", path, None, {}, self.timeout)
+        body = receive(response, self._clock, never, LONGEST_ANSWER)
+        return response.code, await body.begun

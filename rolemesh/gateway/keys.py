@@ -1,0 +1,230 @@
+"""Who may ask: the key of a request against the keys of a file, which may change under us."""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from pathlib import Path
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IRequest
+
+from rolemesh.config.keyfile import read_key_file
+from rolemesh.config.problems import ConfigError
+from rolemesh.core.addresses import Address, read_address
+from rolemesh.core.errors import Refusal
+from rolemesh.core.keys import KeyKind, KeyRecord, KeyRing, Scope
+
+LOOK_EVERY = 0.5  # seconds between two looks at a key file
+FAILURES_PER_SECOND = 10  # of one address; more are told to wait
+ADDRESSES = 4096  # whose failures are remembered
+
+_WANTED = {
+    KeyKind.CLIENT: "send 'Authorization: Bearer rmk_…' with a key from `rolemesh keys add`",
+    KeyKind.NODE: (
+        "send 'Authorization: Bearer rmn_…' with a node token from `rolemesh keys add --node NAME`"
+    ),
+}
+
+
+class Gatekeeper:
+    """Lets a request in by its key, or refuses it.
+
+    `keys` and `tokens` are the files of client keys and of node tokens. Without both, everyone is
+    let in, which is for a gateway on loopback only; with keys alone, no node can register.
+    `now` is the time of day, by which keys expire; `clock` may be any steady one.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        keys: Path | None = None,
+        tokens: Path | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = KeyStore(clock, keys) if keys else None
+        self._tokens = KeyStore(clock, tokens) if tokens else None
+        self._failures = Failures(clock)
+        self._now = now
+
+    def load(self) -> None:
+        """Read the files, before anything listens.
+
+        :raises ConfigError: when one cannot be used; its text is for the operator.
+        """
+        for store in (self._keys, self._tokens):
+            if store is not None:
+                store.load()
+
+    def client(self, request: IRequest, scope: Scope = Scope.CHAT) -> KeyRecord | None:
+        """The client key that a request carries; None when the gateway has no keys and asks none.
+
+        :raises Refusal: `invalid_api_key`, `rate_limit_exceeded` after many of these,
+            `scope_missing`, `state_unavailable`; `bad_request` for two different keys.
+        """
+        if self._keys is None:
+            return None
+        record = self._known(request, self._keys, KeyKind.CLIENT)
+        if scope not in record.scopes:
+            raise Refusal(
+                "scope_missing", f"this key lacks the scope '{scope}': ask for one with it"
+            )
+        return record
+
+    def node(self, request: IRequest, node: str) -> KeyRecord | None:
+        """The token by which a request speaks for a node; None as in `client`, and no keys either.
+
+        :raises Refusal: as `client`; `scope_missing` when the token is another node's.
+        """
+        if self._tokens is None:
+            if self._keys is None:
+                return None
+            raise self._refusal(request, KeyKind.NODE)
+        record = self._known(request, self._tokens, KeyKind.NODE)
+        if Scope.REGISTER not in record.scopes or record.node != node:
+            raise Refusal(
+                "scope_missing",
+                f"this token may not speak for node '{node}': make one for it with"
+                f" `rolemesh keys add --node {node}`",
+            )
+        return record
+
+    def _known(self, request: IRequest, store: "KeyStore", kind: KeyKind) -> KeyRecord:
+        record = store.ring().check(presented(request.requestHeaders), self._now())
+        if record and record.kind is kind and record.welcomes(address_of(request)):
+            return record
+        raise self._refusal(request, kind)
+
+    def _refusal(self, request: IRequest, kind: KeyKind) -> Refusal:
+        """One more failure. A good key is never held back: no number of guesses finds 256 random
+        bits, and behind one proxy all share an address."""
+        if self._failures.too_many(address_of(request)):
+            message = "too many requests without a valid key from here: wait a second"
+            return Refusal("rate_limit_exceeded", message, retry_after=1)
+        return Refusal("invalid_api_key", f"no valid key: {_WANTED[kind]}")
+
+
+class KeyStore:
+    """The keys of one file as they are now: a changed file counts within a second.
+
+    A file that cannot be read, has become open to others or is broken opens nothing: until it is
+    mended every request that needs its keys is refused. The keys of before are not used on, for a
+    key may have been revoked in what cannot be read.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, path: Path) -> None:
+        self._clock = clock
+        self._path = path
+        self._ring: KeyRing | None = None
+        self._seen: object = None
+        self._looked = float("-inf")
+        self._problem = ""
+
+    def load(self) -> None:
+        """Read the file now.
+
+        :raises ConfigError: when it cannot be used.
+        """
+        self._seen = _mark(self._path)
+        self._ring = None
+        self._ring = KeyRing(read_key_file(self._path))
+        self._problem = ""
+        self.log.info("{count} keys in {path}", count=len(self._ring), path=str(self._path))
+
+    def ring(self) -> KeyRing:
+        """The keys.
+
+        :raises Refusal: `state_unavailable` while they cannot be read.
+        """
+        # A clock may be set back, which must not put off the next look.
+        if abs(self._clock.seconds() - self._looked) >= LOOK_EVERY:
+            self._looked = self._clock.seconds()
+            self._look()
+        if self._ring is None:
+            message = "the gateway cannot read its keys; its own log says why"
+            raise Refusal("state_unavailable", message, retry_after=5)
+        return self._ring
+
+    def _look(self) -> None:
+        if self._ring is not None and _mark(self._path) == self._seen:
+            return
+        try:
+            self.load()
+        except ConfigError as error:
+            self._tell(str(error))
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._problem:
+            self.log.error("No key is accepted: {problem}", problem=problem)
+        self._problem = problem
+
+
+class Failures:
+    """How often each address failed of late, in bounded memory: the longest silent is forgotten."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._levels: OrderedDict[object, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def too_many(self, address: Address | None) -> bool:
+        """Count a failure; True when the address had its share for this second already."""
+        now = self._clock.seconds()
+        key = _household(address)
+        level, since = self._levels.pop(key, (0.0, now))
+        level = max(0.0, level - max(0.0, now - since) * FAILURES_PER_SECOND)
+        over = level + 1 > FAILURES_PER_SECOND
+        self._levels[key] = (level if over else level + 1, now)
+        if len(self._levels) > ADDRESSES:
+            self._levels.popitem(last=False)
+        return over
+
+
+def presented(headers: Headers) -> str | None:
+    """The key in a request's headers, None when there is none.
+
+    :raises Refusal: `bad_request` for two different headers of one name.
+    """
+    for name in (b"authorization", b"x-api-key", b"api-key"):
+        values = set(headers.getRawHeaders(name, ()))
+        if len(values) > 1:
+            raise Refusal("bad_request", f"two different {name.decode()} headers: send one")
+        for value in values:
+            if text := _bare(name, value):
+                return text
+    return None
+
+
+def address_of(request: IRequest) -> Address | None:
+    """The address that a request came from; None over a unix socket."""
+    return read_address(getattr(request.getClientAddress(), "host", None))
+
+
+def _bare(name: bytes, value: bytes) -> str:
+    """A key without its scheme; of schemes other than Bearer nothing, for they are not ours."""
+    if name == b"authorization":
+        scheme, _, value = value.strip().partition(b" ")
+        if scheme.lower() != b"bearer":
+            return ""
+    return value.strip().decode("latin-1")
+
+
+def _household(address: Address | None) -> object:
+    """What one sender holds: an IPv4 address, or the 2^64 addresses of an IPv6 network."""
+    return int(address) >> 64 if isinstance(address, IPv6Address) else address
+
+
+def _mark(path: Path) -> object:
+    """What differs once a file was written, replaced, or given other rights."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,64 @@
+"""The gateway from its first port to its last answer."""
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rolemesh.gateway.health import Checks
+from rolemesh.gateway.web import ClientApi
+from rolemesh.service import Listening
+
+GRACE = 2.0  # seconds that balancers have to see that /ready says no
+LAST_WORDS = 1.0  # seconds for error events to be flushed
+
+
+class GatewayLife(Service):
+    """Listens and checks; on stop it drains: no new requests, `drain` seconds for the others."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        listening: Listening,
+        checks: Checks,
+        clients: ClientApi,
+        drain: float,
+    ) -> None:
+        self._clock = clock
+        self.listening = listening
+        self._checks = checks
+        self._clients = clients
+        self.drain = drain
+
+    def startService(self) -> None:
+        super().startService()
+        self._checks.startService()
+        self.listening.startService()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._clients.draining = True
+        await self._idle_within(GRACE)
+        await self.listening.stop()
+        await self._idle_within(self.drain - GRACE)
+        self._clients.break_off()
+        await self._idle_within(LAST_WORDS)
+        self._checks.stopService()
+        await deferLater(self._clock, 0)
+        self.log.info("drained")
+
+    async def _idle_within(self, seconds: float) -> None:
+        try:
+            await self._clients.idle().addTimeout(max(0.0, seconds), self._clock)
+        except TimeoutError:
+            self.log.info("requests are still under way after {seconds} s", seconds=seconds)
+
+    def hurry(self) -> None:
+        """End every request now."""
+        self._clients.break_off()

@@ -1,0 +1,239 @@
+"""The Klein routes for nodes: register, heartbeat, leave; and who is there."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from attrs import define, evolve
+from klein import Klein
+from twisted.logger import Logger
+
+from rolemesh.core.addresses import (
+    Address,
+    AddressPolicy,
+    judge,
+    parse_base_url,
+    read_address,
+)
+from rolemesh.core.errors import Refusal
+from rolemesh.core.keys import KeyRecord, Scope
+from rolemesh.core.model import Backend, BackendId
+from rolemesh.core.report import (
+    Accepted,
+    BackendReport,
+    RefusedBackend,
+    Registration,
+    encode,
+    read_registration,
+)
+from rolemesh.core.roles import RoleBook
+from rolemesh.core.routing import lacks
+from rolemesh.gateway.edge_request import EdgeRequest
+from rolemesh.gateway.errors import answers_errors
+from rolemesh.gateway.keys import Gatekeeper, address_of
+from rolemesh.gateway.registry import HEARTBEAT, LEASE, PLAIN_BACKEND, STATIC_NODE, Registry
+
+LONGEST_REPORT = 64 * 1024
+_PATHS = "/v1/nodes/register, /v1/nodes/{node}/heartbeat, /v1/nodes/{node}"
+
+
+@define(eq=False)
+class NodeApi:
+    """What nodes may tell a gateway. `resolve` gives the addresses behind a host name."""
+
+    _registry: Registry
+    _keys: Gatekeeper
+    roles: RoleBook
+    policy: AddressPolicy
+    _announce: bool
+    _resolve: Callable[[str], Awaitable[Sequence[str]]]
+
+    log = Logger()
+    app = Klein()
+    answers_errors(app, _PATHS)
+
+    @app.route("/v1/nodes", methods=["GET"])
+    def list(self, request: EdgeRequest) -> bytes:
+        self._keys.client(request, Scope.MODELS)
+        nodes = [self._about(node.name) for node in self._registry.nodes()]
+        return _json(request, {"object": "list", "data": nodes})
+
+    @app.route("/v1/nodes/register", methods=["POST"])
+    async def register(self, request: EdgeRequest) -> bytes:
+        registration = _read(request)
+        token = self._keys.node(request, registration.node)
+        accepted = await self._take_in(registration, token, address_of(request))
+        self.log.info(
+            "{node} registered {count} backends",
+            node=registration.node,
+            count=len(accepted.accepted),
+            **{"rolemesh.node": registration.node, "http.request.id": request.request_id},
+        )
+        return _json(request, accepted)
+
+    @app.route("/v1/nodes/<node>/heartbeat", methods=["POST"])
+    async def heartbeat(self, request: EdgeRequest, node: str) -> bytes:
+        registration = _read(request)
+        if registration.node != node:
+            raise Refusal("bad_request", f"The body is of '{registration.node}', not of '{node}'.")
+        token = self._keys.node(request, node)
+        if self._registry.stale(registration):
+            return _json(request, _accepted(registration, (), ()))
+        return _json(request, await self._take_in(registration, token, address_of(request)))
+
+    @app.route("/v1/nodes/<node>", methods=["DELETE"])
+    def leave(self, request: EdgeRequest, node: str) -> bytes:
+        self._keys.node(request, node)
+        self._registry.deregister(node)
+        self.log.info("{node} left", node=node, **{"rolemesh.node": node})
+        return _json(request, {"node": node, "deleted": True})
+
+    async def _take_in(
+        self, registration: Registration, token: KeyRecord | None, source: Address | None
+    ) -> Accepted:
+        policy = evolve(self.policy, source=source)
+        backends, refused = [], []
+        for report in _reports(registration):
+            backend, why = await self._backend(registration, report, token, policy)
+            backends.append(backend)
+            refused += why
+        self._registry.register(registration, backends)
+        accepted = tuple(backend.id.backend for backend in backends)
+        return _accepted(registration, accepted, tuple(refused))
+
+    async def _backend(
+        self,
+        registration: Registration,
+        report: BackendReport,
+        token: KeyRecord | None,
+        policy: AddressPolicy,
+    ) -> tuple[Backend, Sequence[RefusedBackend]]:
+        """A report as the gateway takes it, and the roles in it that it does not take.
+
+        :raises Refusal: when its base URL is not allowed.
+        """
+        refusals = {role: self._refuses(role, registration, report, token) for role in report.roles}
+        refused = [RefusedBackend(report.id, no.code, no.message) for no in refusals.values() if no]
+        backend = Backend(
+            BackendId(registration.node, report.id),
+            await self._pinned(report.base_url, policy),
+            key=report.key,
+            model=report.model,
+            roles=frozenset(role for role, no in refusals.items() if no is None),
+            slots=report.slots,
+            context=report.context,
+            build=report.build,
+            labels=registration.labels,
+        )
+        return backend, refused
+
+    def _refuses(
+        self,
+        role: str,
+        registration: Registration,
+        report: BackendReport,
+        token: KeyRecord | None,
+    ) -> Refusal | None:
+        where = f"{registration.node}/{report.id} is not in '{role}'"
+        if not self._announce:
+            return Refusal("role_not_allowed", f"{where}: this gateway takes no announced roles")
+        if token is not None and not token.allows(role):
+            return Refusal("role_not_allowed", f"{where}: its token does not allow that role")
+        listed = self.roles.listed.get(role)
+        labels = frozenset(registration.labels.items())
+        lack = lacks(report.context, labels, listed.require) if listed else ""
+        return Refusal("role_not_allowed", f"{where}: {lack}") if lack else None
+
+    async def _pinned(self, base_url: str, policy: AddressPolicy) -> str:
+        """A base URL that leads to one checked address, whatever its name comes to mean later."""
+        url = parse_base_url(base_url)
+        if url.address is not None:
+            addresses = [url.address]
+        else:
+            found = [read_address(each) for each in await self._resolve(url.host)]
+            addresses = [each for each in found if each is not None]
+        if not addresses:
+            raise Refusal(
+                "bad_request", f"{url.host} cannot be resolved: register an IP address.", "base_url"
+            )
+        for address in addresses:
+            refusal = judge(url, address, policy)
+            if refusal is not None:
+                raise refusal
+        pinned = url if url.scheme == "https" else evolve(url, host=str(addresses[0]))
+        return pinned.url
+
+    def _about(self, name: str) -> dict[str, Any]:
+        node = self._registry.node(name)
+        assert node is not None
+        entries = [entry for id in node.backends if (entry := self._registry.get(id)) is not None]
+        return {
+            "node": node.name,
+            "plain": node.plain,
+            "labels": dict(node.labels),
+            "gpus": node.gpus,
+            "agent": node.version or None,
+            "backends": [
+                {
+                    "id": entry.backend.id.backend,
+                    "model": entry.backend.model,
+                    "roles": sorted(entry.backend.roles),
+                    "slots": entry.backend.slots,
+                    "context": entry.backend.context or None,
+                    "build": entry.backend.build or None,
+                    "ready": entry.ready,
+                    "state": entry.note() or entry.health.condition.value,
+                    "in_flight": entry.in_flight,
+                    "restarts": entry.report.restarts if entry.report else 0,
+                }
+                for entry in entries
+            ],
+        }
+
+
+def _read(request: EdgeRequest) -> Registration:
+    if request.getHeader("origin") is not None:
+        raise Refusal("scope_missing", "Nodes are not registered from a browser's page.")
+    body = request.content.read(LONGEST_REPORT + 1)
+    if len(body) > LONGEST_REPORT:
+        raise Refusal("request_too_large", f"A registration is at most {LONGEST_REPORT} bytes.")
+    try:
+        registration = read_registration(body)
+    except msgspec.ValidationError as error:
+        raise Refusal("bad_request", f"This is no registration: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
+    _refuse_odd(registration)
+    return registration
+
+
+def _refuse_odd(registration: Registration) -> None:
+    if registration.node == STATIC_NODE:
+        raise Refusal("bad_request", f"'{STATIC_NODE}' names the configuration's own servers.")
+    if registration.plain and (registration.backends or not registration.roles):
+        raise Refusal(
+            "bad_request",
+            "A registration has either `base_url` and `roles`, or `instance` and `backends`.",
+        )
+    if not registration.plain and not registration.instance:
+        raise Refusal("missing_required_parameter", "`base_url`, or `instance`, is missing.")
+    ids = [report.id for report in registration.backends]
+    if len(set(ids)) != len(ids):
+        raise Refusal("bad_request", "Two backends of the registration have the same `id`.")
+
+
+def _reports(registration: Registration) -> Sequence[BackendReport]:
+    if registration.base_url is None:
+        return registration.backends
+    return [BackendReport(PLAIN_BACKEND, registration.base_url, roles=registration.roles)]
+
+
+def _accepted(
+    registration: Registration, accepted: tuple[str, ...], refused: tuple[RefusedBackend, ...]
+) -> Accepted:
+    return Accepted(registration.node, LEASE, HEARTBEAT, (), accepted, refused)
+
+
+def _json(request: EdgeRequest, value: Any) -> bytes:
+    request.setHeader("content-type", "application/json")
+    return encode(value) if isinstance(value, msgspec.Struct) else msgspec.json.encode(value)

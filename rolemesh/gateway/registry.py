@@ -1,0 +1,414 @@
+"""The one mutable map of backends: reports, checks and outcomes go in, candidates come out."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from rolemesh.core.errors import Refusal
+from rolemesh.core.health import Condition, Health, Sign, step
+from rolemesh.core.model import Backend, BackendId, BackendState, Role
+from rolemesh.core.report import BackendReport, GpuReport, Registration
+from rolemesh.core.routing import Candidate, lacks
+
+LEASE = 15.0
+HEARTBEAT = 5.0
+FORGET = 600.0
+PLAIN_BACKEND = "server"
+STATIC_NODE = "static"
+READ_RATE = 1000.0  # prompt tokens a second, until a backend has shown its own
+WRITE_RATE = 30.0
+
+
+@define(eq=False)
+class Entry:
+    """What the gateway knows of one backend now. Only the registry writes it."""
+
+    backend: Backend
+    url: str | None = None
+    leased: bool = True
+    node_state: BackendState = BackendState.READY
+    report: BackendReport | None = None
+    draining: bool = False
+    health: Health = field(factory=Health)
+    in_flight: int = 0
+    ahead: float = 0.0
+    read_rate: float = READ_RATE
+    write_rate: float = WRITE_RATE
+    turns: dict[str, int] = field(factory=dict)
+    mismatches: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests may go there."""
+        routable = self.leased and self.node_state is BackendState.READY and not self.draining
+        return routable and self.health.condition in (Condition.UP, Condition.EJECTED)
+
+    def note(self) -> str:
+        """The node's own words for what keeps the backend from serving; empty when nothing does."""
+        if not self.leased:
+            return "silent: its node has stopped reporting"
+        if self.node_state is BackendState.READY:
+            return ""
+        if self.report is None:
+            return self.node_state.value
+        return _words_of(self.report, self.node_state)
+
+
+def _words_of(report: BackendReport, state: BackendState) -> str:
+    words = state.value if not report.progress else f"{state.value}, {report.progress}"
+    if report.last_exit is None:
+        return words
+    again = report.last_exit.retry_in
+    soon = f", next try in {again:.0f} s" if again is not None else ""
+    return f"{words} after an exit ({report.last_exit.reason}){soon}"
+
+
+@define(eq=False)
+class Node:
+    """One machine that registered. `until` ends its lease, None where checks are the lease."""
+
+    name: str
+    plain: bool
+    instance: str = ""
+    generation: int = 0
+    until: float | None = None
+    seen: float = 0.0
+    labels: Mapping[str, str] = field(factory=dict)
+    gpus: tuple[GpuReport, ...] = ()
+    version: str = ""
+    backends: tuple[BackendId, ...] = ()
+
+
+@frozen
+class Standing:
+    """A role's backends at a glance. `context` is the least of the ready ones, 0 if unknown."""
+
+    ready: int
+    total: int
+    context: int
+    missing: tuple[str, ...]
+
+
+class Registry:
+    """Backends by id and nodes by name.
+
+    `on_change` callbacks run after anything that can let a waiting request go on; `on_backend`
+    callbacks run with each new entry, `on_gone` with the id of each one that left.
+    """
+
+    def __init__(self, clock: IReactorTime, announce: bool = True) -> None:
+        self._clock = clock
+        self._announce = announce
+        self._entries: dict[BackendId, Entry] = {}
+        self._nodes: dict[str, Node] = {}
+        self._members: dict[str, list[tuple[int, Entry]]] = {}
+        self._turn = 0
+        self.on_change: list[Callable[[], None]] = []
+        self.on_backend: list[Callable[[Entry], None]] = []
+        self.on_gone: list[Callable[[BackendId], None]] = []
+
+    # What is there
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(tuple(self._entries.values()))
+
+    def get(self, id: BackendId) -> Entry | None:
+        return self._entries.get(id)
+
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(self._nodes.values())
+
+    def node(self, name: str) -> Node | None:
+        return self._nodes.get(name)
+
+    def announced(self) -> frozenset[str]:
+        """The roles that nodes speak of."""
+        if not self._announce:
+            return frozenset()
+        return frozenset(name for entry in self._entries.values() for name in entry.backend.roles)
+
+    def members(self, role: Role) -> list[tuple[int, Entry]]:
+        """The backends of a role, each with its place in the role's order of preference."""
+        found = self._members.get(role.name)
+        if found is None:
+            placed = ((self._place(entry, role), entry) for entry in self._entries.values())
+            found = [(place, entry) for place, entry in placed if place is not None]
+            self._members[role.name] = found
+        return found
+
+    def _place(self, entry: Entry, role: Role) -> int | None:
+        for place, target in enumerate(role.use):
+            if target.url is not None and target.url == entry.url:
+                return place
+            by_node = target.model is not None and entry.url is None
+            if by_node and target.model == entry.backend.model:
+                return place
+        if self._announce and role.name in entry.backend.roles:
+            return len(role.use)
+        return None
+
+    def standing(self, role: Role) -> Standing:
+        """How many of a role's backends are ready, and what the others lack."""
+        ready, contexts, missing = 0, [], []
+        members = self.members(role)
+        for _, entry in members:
+            lack = self._lack(entry, role)
+            if lack:
+                missing.append(f"{entry.backend.id} {lack}")
+                continue
+            ready += 1
+            if entry.backend.context:
+                contexts.append(entry.backend.context)
+        return Standing(ready, len(members), min(contexts, default=0), tuple(missing))
+
+    def _lack(self, entry: Entry, role: Role) -> str:
+        backend = entry.backend
+        lack = lacks(backend.context, frozenset(backend.labels.items()), role.require)
+        if lack:
+            return f"is not in '{role.name}': {lack}"
+        if entry.draining:
+            return "is draining"
+        return "" if entry.ready else f"is {entry.note() or entry.health.condition.value}"
+
+    def candidates(
+        self, role: Role, cached: Callable[[BackendId], tuple[int, int]]
+    ) -> list[Candidate]:
+        """A role's backends as one decision sees them; `cached` tells what a backend holds of the
+        request, and what of another conversation it would forget, both in tokens."""
+        now = self._clock.seconds()
+        return [
+            _candidate(entry, place, role.name, now, *cached(entry.backend.id))
+            for place, entry in self.members(role)
+        ]
+
+    # What is told
+
+    def set_static(self, backends: Mapping[str, Backend]) -> None:
+        """Take in the configuration's own servers by URL; those that changed start anew."""
+        before = {entry.url: entry for entry in self if entry.url is not None}
+        for url, entry in before.items():
+            if backends.get(url) is None or backends[url].id != entry.backend.id:
+                self._remove(entry.backend.id)
+        for url, backend in backends.items():
+            kept = before.get(url)
+            if kept is None or kept.backend.id != backend.id:
+                self._put(Entry(backend, url=url))
+            else:
+                kept.backend = _merged(backend, kept.backend)
+        self._changed()
+
+    def register(self, registration: Registration, backends: Iterable[Backend]) -> Node:
+        """Take in a node with all of its backends; those that it no longer names leave.
+
+        :raises Refusal: node_id_conflict when another agent of that name is alive.
+        """
+        node = self._nodes.get(registration.node)
+        if node is not None:
+            self._refuse_conflict(node, registration)
+        self._nodes[registration.node] = node = self._node_of(registration)
+        reports = {report.id: report for report in registration.backends}
+        for backend in backends:
+            self._report(backend, reports.get(backend.id.backend))
+            node.backends = (*node.backends, backend.id)
+        self._drop_unnamed(node)
+        self._changed()
+        return node
+
+    def _refuse_conflict(self, node: Node, registration: Registration) -> None:
+        alive = node.until is not None and self._clock.seconds() < node.until
+        if node.instance == registration.instance or not alive:
+            return
+        if registration.generation <= node.generation:
+            raise Refusal(
+                "node_id_conflict",
+                f"A node named '{node.name}' is registered and alive, by another agent. "
+                "Give each machine its own `name`.",
+                param="node",
+            )
+
+    def _node_of(self, registration: Registration) -> Node:
+        now = self._clock.seconds()
+        return Node(
+            registration.node,
+            plain=registration.plain,
+            instance=registration.instance,
+            generation=registration.generation,
+            until=None if registration.plain else now + LEASE,
+            seen=now,
+            labels=registration.labels,
+            gpus=registration.gpus,
+            version=registration.agent.version if registration.agent else "",
+        )
+
+    def _report(self, backend: Backend, report: BackendReport | None) -> None:
+        entry = self._entries.get(backend.id)
+        moved = entry is not None and entry.backend.base_url != backend.base_url
+        if entry is None or moved:
+            entry = Entry(backend, in_flight=entry.in_flight if entry else 0)
+            self._put(entry)
+        state = BackendState(report.state) if report else BackendState.READY
+        if state is BackendState.READY and entry.node_state is not BackendState.READY:
+            entry.health = Health(since=self._clock.seconds())  # a new process: judged afresh
+        entry.backend = _merged(backend, entry.backend)
+        entry.node_state, entry.report, entry.leased = state, report, True
+
+    def stale(self, registration: Registration) -> bool:
+        """Whether a heartbeat is older than what its node has said already.
+
+        :raises Refusal: unknown_node when it must register first, node_id_conflict.
+        """
+        node = self._nodes.get(registration.node)
+        if node is None or (node.instance != registration.instance and node.until is None):
+            raise Refusal(
+                "unknown_node",
+                f"The node '{registration.node}' is not registered here. Register it again.",
+                param="node",
+            )
+        self._refuse_conflict(node, registration)
+        return node.instance == registration.instance and registration.generation < node.generation
+
+    def deregister(self, name: str) -> None:
+        """Forget a node and its backends; answers that are under way go on.
+
+        :raises Refusal: unknown_node.
+        """
+        node = self._nodes.pop(name, None)
+        if node is None:
+            raise Refusal("unknown_node", f"The node '{name}' is not registered here.")
+        for id in node.backends:
+            self._remove(id)
+        self._changed()
+
+    def read(self, id: BackendId, *, slots: int | None, context: int, build: str) -> None:
+        """Fill in what a server says of itself, where nobody else has said it."""
+        entry = self._entries.get(id)
+        if entry is None:
+            return
+        backend = entry.backend
+        entry.backend = evolve(
+            backend,
+            slots=backend.slots if backend.slots is not None else slots,
+            context=backend.context or context,
+            build=backend.build or build,
+        )
+        self._changed()
+
+    def sign(self, id: BackendId, sign: Sign) -> None:
+        """Take in what a check or a request showed."""
+        entry = self._entries.get(id)
+        if entry is None:
+            return
+        before = entry.health.condition
+        entry.health = step(entry.health, sign, self._clock.seconds())
+        if entry.health.condition is not before:
+            self._changed()
+
+    def tick(self) -> None:
+        """Let leases and ejections end, and forget what has been silent for long."""
+        now = self._clock.seconds()
+        for node in self.nodes():
+            silent = node.until is not None and now >= node.until
+            if silent:
+                self._unlease(node)
+            if silent and node.until is not None and now >= node.until + FORGET:
+                self.deregister(node.name)
+        for entry in self:
+            if entry.health.condition is Condition.EJECTED and now >= entry.health.until:
+                self.sign(entry.backend.id, Sign.ELAPSED)
+
+    def _unlease(self, node: Node) -> None:
+        for id in node.backends:
+            entry = self._entries.get(id)
+            if entry is not None and entry.leased:
+                entry.leased = False
+                self._changed()
+
+    # What is under way
+
+    def take(self, id: BackendId, role: str, seconds: float) -> None:
+        """Count a request of about `seconds` of work in."""
+        entry = self._entries[id]
+        self._turn += 1
+        entry.turns[role] = self._turn
+        entry.in_flight += 1
+        entry.ahead += seconds
+
+    def give(self, id: BackendId, seconds: float) -> None:
+        """Count it out again."""
+        entry = self._entries.get(id)
+        if entry is not None:
+            entry.in_flight -= 1
+            entry.ahead = max(0.0, entry.ahead - seconds) if entry.in_flight else 0.0
+        self._changed()
+
+    def learn(self, id: BackendId, read_rate: float | None, write_rate: float | None) -> None:
+        """Take in how fast a backend was, in tokens a second."""
+        entry = self._entries.get(id)
+        if entry is None:
+            return
+        if read_rate:
+            entry.read_rate += 0.3 * (read_rate - entry.read_rate)
+        if write_rate:
+            entry.write_rate += 0.3 * (write_rate - entry.write_rate)
+
+    # Inside
+
+    def _put(self, entry: Entry) -> None:
+        self._entries[entry.backend.id] = entry
+        self._members.clear()
+        for tell in self.on_backend:
+            tell(entry)
+
+    def _drop_unnamed(self, node: Node) -> None:
+        named = set(node.backends)
+        for id in tuple(self._entries):
+            if id.node == node.name and id not in named:
+                self._remove(id)
+
+    def _remove(self, id: BackendId) -> None:
+        self._entries.pop(id, None)
+        self._members.clear()
+        for tell in self.on_gone:
+            tell(id)
+
+    def _changed(self) -> None:
+        self._members.clear()
+        for tell in self.on_change:
+            tell()
+
+
+def _candidate(
+    entry: Entry, place: int, role: str, now: float, cached: int, evicts: int
+) -> Candidate:
+    backend, report = entry.backend, entry.report
+    busy = report.slots_busy if report is not None else None
+    return Candidate(
+        backend.id,
+        condition=entry.health.condition,
+        node_ready=entry.leased and entry.node_state is BackendState.READY,
+        draining=entry.draining,
+        order=place,
+        slots=backend.slots,
+        in_flight=entry.in_flight,
+        elsewhere=max(0, busy - entry.in_flight) if busy is not None else 0,
+        context=backend.context,
+        labels=frozenset(backend.labels.items()),
+        warmth=entry.health.warmth(now),
+        last_turn=entry.turns.get(role, 0),
+        ahead=entry.ahead,
+        read_rate=entry.read_rate,
+        cached=cached,
+        evicts=evicts,
+        note=entry.note(),
+    )
+
+
+def _merged(new: Backend, old: Backend) -> Backend:
+    """A fresh report over what was read from the server itself."""
+    return evolve(
+        new,
+        slots=new.slots if new.slots is not None else old.slots,
+        context=new.context or old.context,
+        build=new.build or old.build,
+    )

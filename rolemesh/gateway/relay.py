@@ -1,0 +1,240 @@
+"""One upstream body into one sink, no faster than the sink takes it."""
+
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Interface
+
+from attrs import frozen
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss, Request
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from rolemesh.core.attempts import Outcome
+from rolemesh.gateway.upstream import TryFailed
+
+
+class Sink(Interface):
+    """Where a body goes. A sink that cannot keep up pauses the producer it was given."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def begin(self, producer: IPushProducer) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@frozen
+class Client:
+    """The client's side of a relay; `tap` sees every byte that goes by."""
+
+    request: Request
+    tap: Callable[[bytes], None]
+
+    def write(self, data: bytes) -> None:
+        self.request.write(data)
+        self.tap(data)
+
+    def begin(self, producer: IPushProducer) -> None:
+        self.request.registerProducer(producer, True)
+
+    def end(self) -> None:
+        if self.request.channel is not None:  # None once the client has gone
+            self.request.unregisterProducer()
+
+
+@frozen
+class Collector:
+    """A sink that only looks, and takes everything at once."""
+
+    write: Callable[[bytes], None]
+
+    def begin(self, producer: IPushProducer) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+@frozen
+class Patience:
+    """How long a pour may take, in seconds: without a byte, and until an instant of the clock.
+
+    `reader` is how long a client may read nothing of what waits for it.
+    """
+
+    idle: float
+    until: float
+    reader: float = 60.0
+
+
+class Broken(Exception):
+    """A body ended before its time. `why` is a clause fit for a client."""
+
+
+class SlowClient(Exception):
+    """The client has not read for too long."""
+
+
+@implementer(IPushProducer)
+class Body(protocol.Protocol):
+    """An upstream's body: held until enough of it is there, then poured.
+
+    `begun` fires with what is held once `enough(held)` says so, or the body is at its end; it
+    fails with TryFailed. Cancelling it, or the Deferred of `pour`, closes the upstream at once.
+    """
+
+    transport: Any  # Twisted's stand-in for a body's connection has no written interface
+
+    def __init__(self, clock: IReactorTime, enough: Callable[[bytes], bool], most: int) -> None:
+        self._clock = clock
+        self._enough = enough
+        self._most = most
+        self._held = bytearray()
+        self._sink: Sink | None = None
+        self._end: Failure | None = None
+        self._patience = Patience(0, 0)
+        self._timer: IDelayedCall | None = None
+        self._moved = 0.0
+        self._paused: float | None = None
+        self.size = 0
+        self.begun: Deferred[bytes] = Deferred(self._leave)
+        self._poured: Deferred[None] = Deferred(self._leave)
+
+    @property
+    def over(self) -> bool:
+        """Whether all of the body has come."""
+        return self._end is not None
+
+    def _leave(self, _: Deferred[bytes] | Deferred[None]) -> None:
+        self._cancel_timer()
+        if self.transport is not None:
+            self.transport.stopProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.size += len(data)
+        if self._sink is not None:
+            self._moved = self._clock.seconds()
+            self._sink.write(data)
+            return
+        self._held += data
+        if not self.begun.called:
+            self._hold()
+
+    def _hold(self) -> None:
+        held = bytes(self._held)
+        if len(held) > self._most:
+            self.begun.errback(TryFailed(Outcome.GARBLED, "too long"))
+            self._leave(self.begun)
+        elif self._enough(held):
+            self.transport.pauseProducing()
+            self.begun.callback(held)
+
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        self._end = reason
+        if self._sink is not None:
+            self._finish()
+        elif not self.begun.called and self._whole():
+            self.begun.callback(bytes(self._held))
+        elif not self.begun.called:
+            self.begun.errback(TryFailed(Outcome.DIED, type(reason.value).__name__))
+
+    def _whole(self) -> bool:
+        return self._end is not None and bool(self._end.check(ResponseDone, PotentialDataLoss))
+
+    def pour(self, sink: Sink, patience: Patience) -> Deferred[None]:
+        """Give `sink` what is held and all that follows.
+
+        Fires at the body's proper end. Fails with Broken when the upstream breaks off or is silent
+        for too long, with SlowClient when the sink takes nothing for too long.
+        """
+        self._sink, self._patience = sink, patience
+        self._moved = self._clock.seconds()
+        held, self._held = bytes(self._held), bytearray()
+        if held:
+            sink.write(held)
+        if self._end is not None:
+            self._finish()
+            return self._poured
+        self._look()
+        sink.begin(self)
+        self.transport.resumeProducing()
+        return self._poured
+
+    def _look(self) -> None:
+        """Judge silence once in a while: to reset a timer for each event would cost more."""
+        now = self._clock.seconds()
+        since = self._moved if self._paused is None else self._paused
+        limit = self._patience.idle if self._paused is None else self._patience.reader
+        if now >= self._patience.until:
+            self._break(Broken("took longer than the role allows"))
+        elif now - since >= limit:
+            slow = self._paused is not None
+            self._break(SlowClient() if slow else Broken(f"was silent for {limit:.0f} s"))
+        else:
+            wait = min(since + limit, self._patience.until) - now
+            self._timer = self._clock.callLater(wait, self._look)
+
+    def _finish(self) -> None:
+        if not self._whole():
+            self._break(Broken("went away in the middle of its answer"))
+            return
+        self._settle()
+        if not self._poured.called:
+            self._poured.callback(None)
+
+    def _break(self, why: Exception) -> None:
+        self._settle()
+        self._leave(self._poured)
+        if not self._poured.called:
+            self._poured.errback(why)
+
+    def break_off(self, why: str) -> None:
+        """Fail the pour with Broken(why), if there is one under way."""
+        if self._sink is not None and not self._poured.called:
+            self._break(Broken(why))
+
+    def _settle(self) -> None:
+        self._cancel_timer()
+        if self._sink is not None:
+            self._sink.end()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    # The sink's word on its pace
+
+    def pauseProducing(self) -> None:
+        self._paused = self._clock.seconds()
+        self._cancel_timer()
+        self._look()
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._paused = None
+        self._moved = self._clock.seconds()
+        self._cancel_timer()
+        self._look()
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._leave(self._poured)
+
+
+def receive(
+    response: IResponse, clock: IReactorTime, enough: Callable[[bytes], bool], most: int
+) -> Body:
+    """Take a response's body in, held until it is poured or read."""
+    body = Body(clock, enough, most)
+    response.deliverBody(body)
+    return body
+
+
+def never(_: bytes) -> bool:
+    """Hold the whole body."""
+    return False

@@ -1,0 +1,49 @@
+"""A new configuration in place of the old: whole, or not at all."""
+
+import os
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from rolemesh.config.gateway import load_gateway
+from rolemesh.config.problems import ConfigError
+from rolemesh.core.roles import RoleBook
+from rolemesh.gateway.life import GatewayLife
+from rolemesh.gateway.nodes import NodeApi
+from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.statics import static_backends
+from rolemesh.gateway.web import ClientApi
+
+
+class Reload:
+    """Reads the file again when called. What listens, and which key files are used, stays."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        path: Path,
+        registry: Registry,
+        clients: ClientApi,
+        nodes: NodeApi,
+        life: GatewayLife,
+    ) -> None:
+        self._path = path
+        self._registry = registry
+        self._clients = clients
+        self._nodes = nodes
+        self._life = life
+
+    def __call__(self) -> None:
+        """Take the file's roles over, or say what is wrong with it and change nothing."""
+        try:
+            settings = load_gateway(self._path, os.environ)
+        except (ConfigError, OSError) as error:
+            for problem in getattr(error, "problems", (error,)):
+                self.log.error("not reloaded: {problem}", problem=str(problem))
+            return
+        book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
+        self._clients.roles = self._nodes.roles = book
+        self._life.drain = settings.drain
+        self._registry.set_static(static_backends(settings.roles.values()))
+        self.log.info("reloaded: {count} roles", count=len(settings.roles))

@@ -1,0 +1,178 @@
+"""Requests to backends: treq over an Agent of ours, which bounds what a backend may send."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectionRefusedError, TimeoutError
+from twisted.internet.interfaces import IConsumer
+from twisted.web._newclient import (
+    HTTP11ClientProtocol,
+    ParseError,
+    RequestNotSent,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
+from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from rolemesh.core.attempts import Outcome
+from rolemesh.core.model import Backend
+
+LONGEST_HEAD = 64 * 1024
+
+
+class TryFailed(Exception):
+    """A try came to nothing before the client was given anything."""
+
+    def __init__(self, outcome: Outcome, why: str = "") -> None:
+        super().__init__(outcome.value if not why else f"{outcome.value}: {why}")
+        self.outcome = outcome
+
+
+@implementer(IBodyProducer)
+class BytesBody:
+    """A body that is there already, written in one go."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class _BoundedHead(HTTP11ClientProtocol):
+    """Twisted bounds a header line, but not how many there are, nor how many 1xx answers come."""
+
+    transport: Any
+    _head = 0
+
+    def dataReceived(self, bytes: bytes) -> None:
+        if self._responseDeferred is not None:
+            self._head += len(bytes)
+            if self._head > LONGEST_HEAD and self._still_in_head():
+                self.transport.abortConnection()
+                return
+        super().dataReceived(bytes)
+
+    def _still_in_head(self) -> bool:
+        parser = self._parser
+        return parser is not None and parser.state != "BODY"
+
+
+class _BoundedFactory(_HTTP11ClientFactory):
+    noisy = False
+
+    def buildProtocol(self, _: object) -> HTTP11ClientProtocol:
+        return _BoundedHead(self._quiescentCallback)
+
+
+@implementer(IAgent)
+class _PlainAgent:
+    """What treq adds that a proxy must not have is taken out here, below it: gzip and cookies."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        if headers is not None:
+            headers.setRawHeaders(b"accept-encoding", [b"identity"])
+            headers.removeHeader(b"cookie")
+        return self._agent.request(method, uri, headers, bodyProducer)
+
+
+def bounded_agent(reactor: Any, connect_timeout: float) -> IAgent:
+    """An Agent with a fresh connection for each request.
+
+    llama-server closes a connection after every stream whatever its headers say, so that a kept
+    one may be gone when it is used again.
+    """
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    pool._factory = _BoundedFactory
+    return Agent(reactor, connectTimeout=connect_timeout, pool=pool)
+
+
+class Upstream:
+    """Sends requests to backends. `agent_for` makes the Agent for a connect timeout in seconds."""
+
+    def __init__(self, reactor: Any, agent_for: Any = bounded_agent) -> None:
+        self._reactor = reactor
+        self._agent_for = agent_for
+        self._agents: dict[float, IAgent] = {}
+
+    async def send(
+        self,
+        backend: Backend,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        connect_timeout: float,
+    ) -> IResponse:
+        """The head of a backend's answer; its body waits to be delivered.
+
+        Cancelling it closes the connection.
+
+        :raises TryFailed: nothing came that is an answer.
+        """
+        client = HTTPClient(self._agent(connect_timeout))
+        sent = Headers({name: [value] for name, value in headers.items()})
+        if backend.key:
+            sent.setRawHeaders("authorization", [f"Bearer {backend.key}"])
+        try:
+            response = await client.request(
+                method,
+                backend.base_url + path,
+                headers=sent,
+                data=BytesBody(body) if body is not None else None,
+                unbuffered=True,
+                allow_redirects=False,
+                reactor=self._reactor,
+            )
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise TryFailed(_outcome_of(error), type(error).__name__) from None
+        return response.original  # treq's wrapper has nothing that a proxy needs
+
+    def _agent(self, connect_timeout: float) -> IAgent:
+        agent = self._agents.get(connect_timeout)
+        if agent is None:
+            agent = _PlainAgent(self._agent_for(self._reactor, connect_timeout))
+            self._agents[connect_timeout] = agent
+        return agent
+
+
+def _outcome_of(error: Exception) -> Outcome:
+    if isinstance(error, ConnectionRefusedError):
+        return Outcome.REFUSED
+    if isinstance(error, TimeoutError):
+        return Outcome.CONNECT_TIMEOUT
+    if isinstance(error, ConnectError):
+        return Outcome.REFUSED
+    if isinstance(error, ResponseFailed | ResponseNeverReceived | RequestNotSent):
+        garbled = any(reason.check(ParseError) for reason in getattr(error, "reasons", ()))
+        return Outcome.GARBLED if garbled else Outcome.DIED
+    if isinstance(error, ParseError):
+        return Outcome.GARBLED
+    return Outcome.DIED

@@ -1,0 +1,284 @@
+"""The Klein routes for clients: decode, await, encode. No decisions."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import msgspec
+from attrs import define, field
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from rolemesh.core.affinity import Chain, Memory, chain_of, session_of
+from rolemesh.core.errors import Refusal
+from rolemesh.core.keys import KeyRecord, Scope
+from rolemesh.core.model import BackendId, Role
+from rolemesh.core.openai import Api, Ask, read
+from rolemesh.core.roles import RoleBook, Wanted
+from rolemesh.core.routing import Go, Need, No
+from rolemesh.gateway.admission import Admission, Want
+from rolemesh.gateway.delivery import Delivery
+from rolemesh.gateway.dispatch import Call, Dispatch
+from rolemesh.gateway.edge_request import EdgeRequest
+from rolemesh.gateway.errors import answers_errors
+from rolemesh.gateway.keys import Gatekeeper
+from rolemesh.gateway.records import Record, Records, score_json
+from rolemesh.gateway.registry import Registry
+
+LONGEST_WAIT = 600.0
+_READ_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
+_PASSED_ON = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
+_PATHS = "/v1/models, " + ", ".join(api.value for api in Api) + ", /health, /ready"
+
+
+@define(eq=False)
+class ClientApi:
+    """What clients may ask of a gateway. `created` is the Unix time that models are dated with."""
+
+    _clock: IReactorTime
+    _keys: Gatekeeper
+    roles: RoleBook
+    _registry: Registry
+    _admission: Admission
+    _dispatch: Dispatch
+    _delivery: Delivery
+    _records: Records
+    _memory: Memory
+    _nodes: Callable[[], Any]
+    _created: int
+    draining: bool = field(default=False, init=False)
+    _stopped: bool = field(default=False, init=False)
+    _idle: Deferred[None] | None = field(default=None, init=False)
+    _under_way: set[Deferred[None]] = field(factory=set, init=False)
+
+    app = Klein()
+    answers_errors(app, _PATHS)
+
+    @app.route("/", methods=["GET", "HEAD"])
+    def home(self, request: EdgeRequest) -> bytes:
+        return _json(request, {"name": "rolemesh", "models": "/v1/models", "ready": "/ready"})
+
+    @app.route("/health", methods=["GET", "HEAD"])
+    def health(self, request: EdgeRequest) -> bytes:
+        return _json(request, {"status": "ok"})
+
+    @app.route("/ready", methods=["GET", "HEAD"])
+    def ready(self, request: EdgeRequest) -> bytes:
+        roles = self._book(None).listed
+        standings = {name: self._registry.standing(role) for name, role in roles.items()}
+        anything = any(standing.ready for standing in standings.values())
+        good = anything and not self.draining
+        request.setResponseCode(200 if good else 503)
+        told = {
+            name: {"ready": standing.ready, "total": standing.total, "missing": standing.missing}
+            for name, standing in standings.items()
+        }
+        status = "ready" if good else "draining" if self.draining else "unavailable"
+        return _json(request, {"status": status, "roles": told})
+
+    @app.route("/v1/models", methods=["GET", "HEAD"])
+    def models(self, request: EdgeRequest) -> bytes:
+        key = self._keys.client(request, Scope.MODELS)
+        found = [self._model(name, role) for name, role in self._book(key).listed.items()]
+        return _json(request, {"object": "list", "data": found})
+
+    @app.route("/v1/models/<path:name>", methods=["GET", "HEAD"])
+    def model(self, request: EdgeRequest, name: str) -> bytes:
+        key = self._keys.client(request, Scope.MODELS)
+        return _json(request, self._model(name, self._wanted(name, key).role))
+
+    @app.route("/v1/requests/<id>", methods=["GET"])
+    def request_record(self, request: EdgeRequest, id: str) -> bytes:
+        key = self._keys.client(request, Scope.MODELS)
+        record = self._records.get(id)
+        if record is None or (key is not None and record.key != key.id):
+            raise Refusal("unknown_url", "No such request of this key is remembered.")
+        return _json(request, record.as_json())
+
+    @app.route("/v1/roles/<role>/explain", methods=["POST"])
+    def explain(self, request: EdgeRequest, role: str) -> bytes:
+        key = self._keys.client(request)
+        ask = read(Api.CHAT, request.content.read() or b"{}")
+        wanted = self._wanted(role, key)
+        want = self._want(request, ask, wanted, key, self._chain(request, ask))
+        decision = self._admission.decide(want)
+        answer: dict[str, Any] = {
+            "role": wanted.role.name,
+            "policy": wanted.role.policy.value,
+            "tokens": want.need.tokens,
+            "candidates": [score_json(score) for score in decision.scores],
+        }
+        if isinstance(decision, Go):
+            answer |= {"choice": str(decision.id), "route": decision.route}
+        elif isinstance(decision, No):
+            answer |= {"choice": None, "refusal": str(decision.refusal)}
+        else:
+            answer |= {"choice": None, "waits": decision.why}
+        return _json(request, answer)
+
+    @app.route("/v1/nodes", branch=True)
+    def nodes(self, request: EdgeRequest) -> Any:
+        return self._nodes()
+
+    async def relay(self, request: EdgeRequest, api: Api) -> None:
+        """Answer one request of a client by a backend."""
+        record = self._records.open(request.request_id, api.value)
+        working = Deferred.fromCoroutine(self._answer(request, api, record))
+        self._under_way.add(working)
+        try:
+            await self._unless_stopped(working, record)
+        except CancelledError:
+            record.end = record.end or "the client went away"
+            record.status = record.status or 499
+            raise
+        except Refusal as refusal:
+            record.status, record.code, record.end = refusal.status, refusal.code, "refused"
+            raise
+        except Exception:
+            record.status, record.code, record.end = 500, "internal_error", "a bug"
+            raise
+        finally:
+            self._under_way.discard(working)
+            self._records.close(record)
+            if self._idle is not None and not self._under_way:
+                self._idle.callback(None)
+
+    async def _unless_stopped(self, working: Deferred[None], record: Record) -> None:
+        try:
+            await working
+        except CancelledError:
+            if not self._stopped or record.end:
+                raise
+            raise _draining() from None
+
+    def idle(self) -> Deferred[None]:
+        """Fires once no request is under way. Only one may wait."""
+        if not self._under_way:
+            return succeed(None)
+        self._idle = Deferred(lambda _: setattr(self, "_idle", None))
+        return self._idle
+
+    def break_off(self) -> None:
+        """End every request now: streams with an error event, the others with a refusal."""
+        self._stopped = True
+        for answer in tuple(self._dispatch.open_answers):
+            answer.break_off("was cut off: the gateway is stopping")
+        for working in tuple(self._under_way):
+            working.cancel()
+
+    async def _answer(self, request: EdgeRequest, api: Api, record: Record) -> None:
+        key = self._keys.client(request)
+        record.key = key.id if key else None
+        if self.draining:
+            request.setHeader("connection", "close")
+            raise _draining()
+        ask = read(api, request.content.read())
+        record.asked, record.stream = ask.model, ask.stream
+        wanted = self._wanted(ask.model, key)
+        record.role = wanted.role.name
+        chain = self._chain(request, ask)
+        want = self._want(request, ask, wanted, key, chain)
+        call = Call(ask, want, _upstream_headers(request), record, chain)
+        answer = await self._dispatch.open(call)
+        await self._delivery.deliver(answer, call, request)
+
+    def _want(
+        self, request: EdgeRequest, ask: Ask, wanted: Wanted, key: KeyRecord | None, chain: Chain
+    ) -> Want:
+        def cached(id: BackendId) -> tuple[int, int]:
+            entry = self._registry.get(id)
+            slots = entry.backend.slots if entry else None
+            return self._memory.cached(id, chain, slots, self._clock.seconds())
+
+        tokens = max(chain.tokens, ask.size // 8)
+        owner: Hashable = key.id if key else None
+        wait = _wait(request, wanted.role)
+        output = _output(ask)
+        return Want(
+            Need(wanted.role, tokens, wanted.node), owner, chain.session, wait, cached, output
+        )
+
+    def _chain(self, request: EdgeRequest, ask: Ask) -> Chain:
+        headers = {
+            name.decode("ascii", "replace").lower(): values[-1].decode("utf-8", "replace")
+            for name, values in request.requestHeaders.getAllRawHeaders()
+        }
+        return chain_of(ask, session_of(headers, ask.facts))
+
+    def _wanted(self, name: str | None, key: KeyRecord | None) -> Wanted:
+        return self._book(key).find(name)
+
+    def _book(self, key: KeyRecord | None) -> RoleBook:
+        """The roles as the holder of a key sees them; without keys, all of them."""
+        book = self.roles.with_announced(self._registry.announced())
+        return book if key is None else book.only(key.allows)
+
+    def _model(self, name: str, role: Role) -> dict[str, Any]:
+        standing = self._registry.standing(role)
+        about: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "rolemesh",
+        }
+        if standing.context:
+            about |= {"context_length": standing.context, "max_model_len": standing.context}
+            about["meta"] = {"n_ctx": standing.context}
+        about["rolemesh"] = {
+            "kind": "role",
+            "ready": standing.ready,
+            "total": standing.total,
+            "aliases": role.aliases,
+        }
+        return about
+
+
+def _route(api: Api) -> None:
+    async def relay(self: ClientApi, request: EdgeRequest) -> None:
+        await self.relay(request, api)
+
+    relay.__name__ = api.name.lower()
+    ClientApi.app.route(api.value, methods=["POST"])(relay)
+
+
+for _api in Api:
+    _route(_api)
+
+
+def _draining() -> Refusal:
+    return Refusal("draining", "The gateway is stopping. Send again.", retry_after=2.0)
+
+
+def _json(request: EdgeRequest, value: Any) -> bytes:
+    request.setHeader("content-type", "application/json")
+    return msgspec.json.encode(value)
+
+
+def _wait(request: EdgeRequest, role: Role) -> float:
+    """How long a request may wait for a slot: no longer than its client waits for the answer."""
+    if role.queue.wait is not None:
+        return role.queue.wait
+    for name in _READ_TIMEOUTS:
+        try:
+            return max(1.0, min(float(request.getHeader(name) or ""), LONGEST_WAIT))
+        except ValueError:
+            continue
+    return LONGEST_WAIT
+
+
+def _output(ask: Ask) -> int:
+    """About how many tokens an answer will have: what the client allows, or a usual length."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        most = ask.facts.get(name)
+        if isinstance(most, int) and most > 0:
+            return min(most, 512)
+    return 256
+
+
+def _upstream_headers(request: EdgeRequest) -> dict[str, str]:
+    headers = {"content-type": "application/json", "x-request-id": request.request_id}
+    for name in _PASSED_ON:
+        value = request.getHeader(name)
+        if value is not None:
+            headers[name] = value
+    return headers

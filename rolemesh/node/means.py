@@ -1,0 +1,91 @@
+"""What a llama-server's life is made with: the words between its supervisor and the rest."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from rolemesh.config.node import Restart, Run
+from rolemesh.core.endings import Ending, Reason
+from rolemesh.node.host import base_url
+from rolemesh.node.process import Child
+
+
+@frozen
+class Door:
+    """Where a server of ours answers, and what it knows: its key and its alias."""
+
+    host: str
+    port: int
+    alias: str
+    key: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return base_url(self.host, self.port)
+
+
+@frozen
+class Facts:
+    """What a ready server says of itself. `context` is in tokens per slot; 0 is unknown."""
+
+    context: int = 0
+    slots: int = 0
+    build: str = ""
+
+
+class CannotStart(Exception):
+    """No process can be made now."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.ending = Ending(reason, detail)
+
+
+class Stranger(Exception):
+    """Whoever answers on the port is not the server that we started there."""
+
+
+class Ground(Protocol):
+    """Where servers run; `node.machine.Machine` is this machine."""
+
+    def open_door(self, run: Run) -> Door:
+        """A free place to answer, with a fresh key.
+
+        :raises CannotStart: when there is none.
+        """
+
+    def run_server(self, run: Run, door: Door, child: Child) -> list[str]:
+        """Run it there; gives the words that its log must not show.
+
+        :raises CannotStart: when no process can be made.
+        """
+
+    def kernel_kills(self) -> int:
+        """How often the kernel killed for want of memory until now."""
+
+
+class Asking(Protocol):
+    """Who asks servers how they are; `node.probe.Probe` does it by HTTP."""
+
+    async def until_ready(self, door: Door, loading: Callable[[], None]) -> Facts:
+        """Ask until it is ready; `loading` is called whenever it says that it loads.
+
+        :raises Stranger: when another program answers.
+        """
+
+    async def watch_slots(self, door: Door, busy: Callable[[int | None], None]) -> None:
+        """Tell for ever how many slots work, None when the server does not say."""
+
+
+@frozen
+class Means:
+    """All that a life needs. `grace` is in seconds, `random` gives 0 to 1."""
+
+    clock: IReactorTime
+    ground: Ground
+    probe: Asking
+    restart: Restart
+    grace: float
+    random: Callable[[], float]

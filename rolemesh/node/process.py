@@ -1,0 +1,100 @@
+"""One operating system process: how it is run, what it says, how it ends."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import frozen
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess, IReadDescriptor
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from rolemesh.node.logs import LineCutter
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+
+@frozen
+class Exit:
+    """How a process ended: one of the two is None."""
+
+    code: int | None
+    signal: int | None
+
+
+class Child(ProcessProtocol):
+    """A process in a session of its own.
+
+    `exited` is called once, when the process is gone and what it last said has been read; whoever
+    else holds its pipes does not delay that.
+    """
+
+    transport: IProcessTransport
+
+    def __init__(self, out: LineCutter, err: LineCutter, exited: Callable[[Exit], None]) -> None:
+        self._streams = {1: out, 2: err}
+        self._exited = exited
+        self.pid = 0
+
+    def connectionMade(self) -> None:
+        self.pid = self.transport.pid or 0
+        self.transport.closeStdin()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self._streams[childFD].feed(data)
+
+    def processExited(self, reason: Failure) -> None:
+        self._read_last_words()
+        self._signal_group(signal.SIGKILL)  # what it forked must not keep its port or its GPU
+        self._exited(_exit_of(reason))
+
+    def terminate(self) -> None:
+        """Ask it to end; a stopped process is woken to hear it."""
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it and all that it forked."""
+        self._signal(signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)
+
+    def _read_last_words(self) -> None:
+        pipes: Mapping[int, object] = getattr(self.transport, "pipes", {})
+        for pipe in list(pipes.values()):
+            if IReadDescriptor.providedBy(pipe):
+                pipe.doRead()
+        for stream in self._streams.values():
+            stream.flush()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessExitedAlready):
+            self.transport.signalProcess(number)
+
+    def _signal_group(self, number: int) -> None:
+        if self.pid:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+
+def _exit_of(reason: Failure) -> Exit:
+    if isinstance(reason.value, ProcessTerminated):
+        return Exit(reason.value.exitCode, reason.value.signal)
+    return Exit(0, None)
+
+
+def run_child(
+    reactor: IReactorProcess, child: Child, command: Sequence[str], env: Mapping[str, str]
+) -> None:
+    """Run a program through the launcher, so that it cannot outlive this process.
+
+    The program's own absence shows as an exit; to be called from the main thread, whose end is
+    what the kernel takes for the agent's.
+
+    :raises OSError: when not even the launcher can be run.
+    """
+    args = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command]
+    reactor.spawnProcess(child, sys.executable, args, env=dict(env))

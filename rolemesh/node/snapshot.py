@@ -1,0 +1,71 @@
+"""What the node is at this moment, in the words of the wire."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import rolemesh
+from rolemesh.core.endings import Ending
+from rolemesh.core.model import BackendState as State
+from rolemesh.core.report import Agent, BackendReport, GpuReport, LastExit, Registration
+from rolemesh.node.supervisor import Server
+
+TOLD_LINES = 20  # of a log, at an exit
+LONGEST_LINE = 1000  # characters
+LONGEST_TEXT = 256  # characters, as `core.report.Text` allows
+
+
+class Snapshots:
+    """Makes snapshots of one run of the agent; `generation` grows from each to the next."""
+
+    def __init__(self, node: str, instance: str, labels: Mapping[str, str]) -> None:
+        self.node = node
+        self._instance = instance
+        self._labels = dict(labels)
+        self._generation = 0
+
+    def take(self, servers: Iterable[Server], gpus: Sequence[GpuReport]) -> Registration:
+        """All servers that have an address, in whatever state, and the last GPU sample."""
+        self._generation += 1
+        backends = (backend_report(server) for server in servers)
+        return Registration(
+            node=self.node,
+            instance=self._instance,
+            generation=self._generation,
+            labels=self._labels,
+            backends=tuple(backend for backend in backends if backend is not None),
+            gpus=tuple(gpus),
+            agent=Agent(version=rolemesh.__version__),
+        )
+
+
+def backend_report(server: Server) -> BackendReport | None:
+    """One server; None while it never had a place to answer."""
+    run, door, facts = server.run, server.door, server.facts
+    if door is None:
+        return None
+    return BackendReport(
+        id=run.id,
+        base_url=door.url,
+        key=door.key,
+        model=run.model,
+        roles=run.roles,
+        slots=facts.slots or run.slots,
+        context=facts.context or run.context,
+        build=facts.build[:LONGEST_TEXT],
+        state=server.state,
+        slots_busy=server.busy,
+        restarts=server.restarts,
+        progress=_progress(server),
+        last_exit=_last_exit(server.last_ending, server.retry_in),
+    )
+
+
+def _progress(server: Server) -> str:
+    loading = server.state in (State.STARTING, State.LOADING)
+    return f"loading for {server.age:.0f} s" if loading else ""
+
+
+def _last_exit(ending: Ending | None, retry_in: float | None) -> LastExit | None:
+    if ending is None:
+        return None
+    lines = tuple(line[:LONGEST_LINE] for line in ending.lines[-TOLD_LINES:])
+    return LastExit(reason=str(ending)[:LONGEST_TEXT], lines=lines, retry_in=retry_in)

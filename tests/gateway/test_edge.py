@@ -1,0 +1,589 @@
+"""Tests for rolemesh.gateway.edge, byte for byte and in memory."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from attrs import field, frozen
+from klein import Klein
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorTime
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web import http, server
+from twisted.web.resource import Resource
+from zope.interface import directlyProvides, verify
+
+from rolemesh.core.errors import Refusal
+from rolemesh.gateway.edge import LINGER, EdgeChannel, EdgeSite, Limits, build_site
+from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
+from tests.gateway.http_corpus import BAD, GOOD
+
+GET = b"GET /a HTTP/1.1\r\nHost: gw\r\n\r\n"
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\n"
+
+
+class Wire(StringTransport):
+    """A client's connection in memory, which can be closed on the server's side alone."""
+
+    half_closed = False
+    aborted = False
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", peer, 50000))
+        directlyProvides(self, IHalfCloseableDescriptor)
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Echo(Resource):
+    """Answers at once with what it was asked, and remembers how often."""
+
+    isLeaf = True
+    asked = 0
+
+    def render(self, request: EdgeRequest) -> bytes:
+        self.asked += 1
+        body = request.content.read()
+        said = [request.method, request.uri, body]
+        return b"|".join(said)
+
+
+class Later(Resource):
+    """Keeps each request for the test to answer."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[EdgeRequest] = []
+
+    def render(self, request: EdgeRequest) -> int:
+        self.requests.append(request)
+        return server.NOT_DONE_YET
+
+
+@frozen
+class Answer:
+    status: int
+    body: bytes
+    headers: dict[bytes, bytes] = field(eq=False)
+
+    @property
+    def code(self) -> str:
+        return json.loads(self.body)["error"]["code"]
+
+
+def answers(data: bytes) -> Iterator[Answer]:
+    """The answers in `data`, each with its length in its head."""
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        line, *fields = head.split(b"\r\n")
+        headers = {n.lower(): v for n, _, v in (f.partition(b": ") for f in fields)}
+        status, length = int(line.split()[1]), int(headers.get(b"content-length", b"0"))
+        if status != 100:
+            yield Answer(status, data[:length], headers)
+        data = data[length:]
+
+
+class EdgeTestCase(SynchronousTestCase):
+    """One site on a clock, and connections to it."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.refused: list[tuple[str, str, str]] = []
+        self.echo = Echo()
+        self.site = self.build(self.echo)
+
+    def build(self, resource: Any, limits: Limits = Limits(), **more: Any) -> EdgeSite:
+        names = (f"req_{n}" for n in range(10**6))
+        self.site = build_site(
+            resource,
+            self.clock,
+            lambda: next(names),
+            limits,
+            lambda refusal, id, peer: self.refused.append((refusal.code, id, peer)),
+            **more,
+        )
+        return self.site
+
+    def connect(self, peer: str = "192.0.2.1") -> tuple[EdgeChannel, Wire]:
+        wire = Wire(peer)
+        channel = self.site.buildProtocol(wire.getPeer())
+        channel.makeConnection(wire)
+        return channel, wire
+
+    def leave(self, channel: EdgeChannel) -> None:
+        channel.connectionLost(Failure(ConnectionDone()))
+
+    def send(self, pieces: Iterable[bytes]) -> tuple[EdgeChannel, Wire]:
+        channel, wire = self.connect()
+        for piece in pieces:
+            channel.dataReceived(piece)
+        return channel, wire
+
+    def one_answer(self, *pieces: bytes) -> Answer:
+        _, wire = self.send(pieces)
+        (answer,) = answers(wire.value())
+        return answer
+
+
+def single_bytes(raw: bytes) -> list[bytes]:
+    return [raw[at : at + 1] for at in range(len(raw))]
+
+
+class CorpusTests(EdgeTestCase):
+    """The answers do not depend on how the bytes are cut."""
+
+    def assert_refused(self, name: str, code: str, raw: bytes) -> None:
+        whole = self.one_answer(raw)
+        self.assertEqual(code, whole.code, name)
+        _, wire = self.send(single_bytes(raw))
+        self.assertEqual([whole], list(answers(wire.value())), name)
+        self.assertTrue(wire.half_closed, name)
+
+    def test_P16_bad_requests(self) -> None:
+        """Each is refused with one JSON error, whole and byte by byte, and never runs."""
+        for name, (code, raw) in BAD.items():
+            self.assert_refused(name, code, raw)
+        self.assertEqual(0, self.echo.asked)
+
+    def test_P16_bad_requests_end_a_connection_that_was_good(self) -> None:
+        """A bad request behind a good one is refused after the good one's answer."""
+        for name, (code, raw) in BAD.items():
+            _, wire = self.send([GET + raw])
+            first, second = answers(wire.value())
+            self.assertEqual((200, code), (first.status, second.code), name)
+
+    def test_P16_good_requests(self) -> None:
+        """Each is answered, the same whole and byte by byte."""
+        for name, raw in GOOD.items():
+            whole = self.one_answer(raw)
+            self.assertEqual(200, whole.status, name)
+            self.assertEqual([whole], list(answers(self.send(single_bytes(raw))[1].value())), name)
+
+    def test_C19_pipelined_good_requests(self) -> None:
+        """All of them on one connection are answered in order, in one write or in single bytes."""
+        lasting = [raw for raw in GOOD.values() if b"HTTP/1.1" in raw and b"close" not in raw]
+        alone = [self.one_answer(raw) for raw in lasting]
+        for pieces in ([b"".join(lasting)], lasting, single_bytes(b"".join(lasting))):
+            self.assertEqual(alone, list(answers(self.send(pieces)[1].value())))
+
+
+class RefusalTests(EdgeTestCase):
+    def test_C16_refusal_is_openai_shaped_and_complete(self) -> None:
+        """A parser's refusal has the error body and all the headers that clients act on."""
+        _, wire = self.send([POST + b"Content-Length: +4\r\n\r\n"])
+        (answer,) = answers(wire.value())
+        self.assertTrue(wire.value().startswith(b"HTTP/1.1 400 Bad Request\r\n"))
+        self.assertEqual(
+            {
+                b"content-type": b"application/json",
+                b"content-length": b"%d" % len(answer.body),
+                b"connection": b"close",
+                b"x-request-id": b"req_0",
+                b"x-content-type-options": b"nosniff",
+                b"x-should-retry": b"false",
+            },
+            answer.headers,
+        )
+        error = json.loads(answer.body)["error"]
+        self.assertEqual({"message", "type", "param", "code"}, set(error))
+        self.assertEqual([("bad_request", "req_0", "192.0.2.1")], self.refused)
+
+    def test_C16_anthropic_clients_get_their_shape(self) -> None:
+        """Where the path is known, the refusal has the shape of that API."""
+        raw = POST.replace(b"/v1/chat/completions", b"/v1/messages")
+        answer = self.one_answer(raw + b"Content-Length: 9000000\r\n\r\n")
+        self.assertEqual("error", json.loads(answer.body)["type"])
+
+    def test_C16_nothing_is_read_after_a_refusal(self) -> None:
+        """What a refused client goes on to send is neither run nor answered."""
+        channel, wire = self.send([b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"])
+        said = wire.value()
+        channel.dataReceived(GET)
+        self.assertEqual((said, 0), (wire.value(), self.echo.asked))
+
+    def test_C16_refused_client_is_given_time_to_read(self) -> None:
+        """The server's side is closed, the client's is read on, and after a while reset."""
+        channel, wire = self.send([b"nonsense\r\n\r\n"])
+        self.assertTrue(wire.half_closed)
+        self.assertEqual("producing", wire.producerState)
+        self.clock.advance(LINGER - 0.1)
+        self.assertFalse(wire.aborted)
+        self.clock.advance(0.1)
+        self.assertTrue(wire.aborted)
+        self.leave(channel)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_C8_screened_before_the_body(self) -> None:
+        """A screen's refusal is the answer, with no 100 Continue before it and no body read."""
+
+        def screen(request: EdgeRequest) -> None:
+            if request.path == b"/v1/chat/completions":
+                raise Refusal("invalid_api_key", "no key")
+
+        self.build(self.echo, screen=screen)
+        _, wire = self.send([POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"])
+        (answer,) = answers(wire.value())
+        self.assertEqual((401, b"Bearer"), (answer.status, answer.headers[b"www-authenticate"]))
+        self.assertNotIn(b"100 Continue", wire.value())
+        self.assertEqual(200, self.one_answer(GET).status)
+
+    def test_an_unhandled_failure_is_json(self) -> None:
+        """A resource that raises is answered by internal_error, with nothing of the failure."""
+
+        class Broken(Resource):
+            isLeaf = True
+
+            def render(self, request: EdgeRequest) -> bytes:
+                raise ValueError("SECRET")
+
+        self.build(Broken())
+        answer = self.one_answer(GET)
+        self.assertEqual((500, "internal_error"), (answer.status, answer.code))
+        self.assertNotIn(b"SECRET", answer.body)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+
+class DeadlineTests(EdgeTestCase):
+    def drip(self, channel: EdgeChannel, wire: Wire, seconds: int) -> None:
+        for _ in range(seconds):
+            channel.dataReceived(b"a")
+            self.clock.advance(1.0)
+
+    def test_C4_slow_head(self) -> None:
+        """A head at a byte a second is cut off with 408 at the deadline, not later."""
+        channel, wire = self.send([b"GET /"])
+        self.drip(channel, wire, 9)
+        self.assertEqual(b"", wire.value())
+        self.drip(channel, wire, 1)
+        (answer,) = answers(wire.value())
+        self.assertEqual((408, "request_timeout"), (answer.status, answer.code))
+        self.assertTrue(wire.half_closed)
+
+    def test_C4_slow_head_on_a_kept_connection(self) -> None:
+        """A later head has its own deadline, from its first byte."""
+        channel, wire = self.send([GET])
+        self.clock.advance(60.0)
+        wire.clear()
+        channel.dataReceived(b"GET /")
+        self.drip(channel, wire, 9)
+        self.assertEqual(b"", wire.value())
+        self.drip(channel, wire, 1)
+        self.assertEqual([408], [a.status for a in answers(wire.value())])
+
+    def test_C4_silent_connection_is_closed_without_a_word(self) -> None:
+        """Who connects and says nothing is not answered, only closed."""
+        _, wire = self.connect()
+        self.clock.advance(10.0)
+        self.assertEqual((b"", True), (wire.value(), wire.half_closed))
+
+    def test_C5_slow_body(self) -> None:
+        """A body that drips is cut off with 408 at its deadline, and its request never runs."""
+        for framing in (b"Content-Length: 500\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n"):
+            channel, wire = self.send([POST + framing])
+            self.drip(channel, wire, 29)
+            self.assertEqual(b"", wire.value())
+            self.drip(channel, wire, 1)
+            self.assertEqual([408], [a.status for a in answers(wire.value())])
+        self.assertEqual(0, self.echo.asked)
+
+    def test_C6_idle_connection_is_closed(self) -> None:
+        """A kept connection without a request is closed after the idle time."""
+        _, wire = self.send([GET])
+        self.clock.pump([1.0] * 74)
+        self.assertFalse(wire.half_closed)
+        self.clock.advance(1.0)
+        self.assertTrue(wire.half_closed)
+        self.assertEqual(1, len(list(answers(wire.value()))))
+
+    def test_no_deadline_while_an_answer_is_made(self) -> None:
+        """A request that is being answered may take an hour, and leaves no timer."""
+        self.build(later := Later())
+        channel, wire = self.send([POST + b"Content-Length: 4\r\n\r\n", b"body"])
+        self.clock.pump([60.0] * 60)
+        later.requests[0].finish()
+        self.assertEqual((200, False), (next(answers(wire.value())).status, wire.half_closed))
+        self.leave(channel)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+
+class BodyTests(EdgeTestCase):
+    limits = Limits(body_bytes=1000)
+
+    def test_C7_declared_body_over_the_limit(self) -> None:
+        """It is refused by its head alone, before 100 Continue; the limit itself passes."""
+        self.build(self.echo, self.limits)
+        raw = POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        _, wire = self.send([raw % 1001])
+        self.assertNotIn(b"100 Continue", wire.value())
+        self.assertEqual([413], [a.status for a in answers(wire.value())])
+        _, wire = self.send([raw % 1000, b"a" * 1000])
+        self.assertTrue(wire.value().startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200"))
+
+    def test_C7_chunked_body_over_the_limit(self) -> None:
+        """It is refused where it passes the limit, even with its end at hand; nothing runs."""
+        self.build(self.echo, self.limits)
+        chunk = b"1f4\r\n" + b"a" * 500 + b"\r\n"
+        raw = POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2
+        self.assertEqual(200, self.one_answer(raw + b"0\r\n\r\n").status)
+        self.assertEqual(413, self.one_answer(raw + b"1\r\na\r\n0\r\n\r\n").status)
+        self.assertEqual(1, self.echo.asked)
+
+    def test_bodies_stay_in_memory(self) -> None:
+        """Neither a large nor a chunked body goes through a file."""
+        self.build(later := Later())
+        self.send([POST + b"Content-Length: 200000\r\n\r\n" + b"a" * 200000])
+        self.send([POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+        self.assertEqual([200000, 0], [len(r.content.getvalue()) for r in later.requests])
+
+    def test_forms_are_not_parsed(self) -> None:
+        """A form's body is left to the resource, and is not turned into arguments."""
+        self.build(later := Later())
+        form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b"
+        self.send([POST + form])
+        self.assertEqual(({}, b"a=b"), (later.requests[0].args, later.requests[0].content.read()))
+
+
+class ConnectionTests(EdgeTestCase):
+    def test_C6_connections_of_one_address(self) -> None:
+        """Past its share an address is turned away; others are not; a leaver makes room."""
+        self.build(self.echo, Limits(address_connections=2))
+        first, _ = self.connect()
+        self.connect()
+        self.assertIsNone(self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1)))
+        self.assertEqual([("rate_limit_exceeded", "", "192.0.2.1")], self.refused)
+        self.connect("192.0.2.2")
+        self.leave(first)
+        self.connect()
+
+    def test_C6_connections_in_all(self) -> None:
+        """Past the total everybody is turned away until one leaves."""
+        self.build(self.echo, Limits(connections=2))
+        first, _ = self.connect("192.0.2.1")
+        self.connect("192.0.2.2")
+        self.assertIsNone(self.site.buildProtocol(IPv4Address("TCP", "192.0.2.3", 1)))
+        self.leave(first)
+        self.connect("192.0.2.3")
+
+    def test_C19_one_at_a_time_and_in_order(self) -> None:
+        """A request that comes early waits until the one before it is answered."""
+        self.build(later := Later())
+        channel, wire = self.send([GET + GET.replace(b"/a", b"/b"), GET.replace(b"/a", b"/c")])
+        for path in (b"/a", b"/b", b"/c"):
+            (request,) = later.requests
+            self.assertEqual(path, request.path)
+            later.requests.clear()
+            request.setHeader(b"content-length", b"2")
+            request.write(path)
+            request.finish()
+        self.assertEqual([b"/a", b"/b", b"/c"], [a.body for a in answers(wire.value())])
+
+    def test_C28_second_request_while_a_stream_runs(self) -> None:
+        """It waits, and nothing of its answer gets into the stream."""
+        self.build(later := Later())
+        channel, wire = self.send([GET])
+        later.requests[0].write(b"one")
+        channel.dataReceived(GET)
+        later.requests[0].write(b"two")
+        self.assertEqual(1, len(later.requests))
+        self.assertTrue(wire.value().endswith(b"3\r\none\r\n3\r\ntwo\r\n"))
+        later.requests[0].finish()
+        self.assertEqual(2, len(later.requests))
+
+    def test_C19_too_much_sent_ahead(self) -> None:
+        """Reading never stops, so that a leaver is seen; the answer stands, then all is closed."""
+        self.build(later := Later())
+        channel, wire = self.send([GET])
+        for _ in range(100):
+            channel.dataReceived(GET * 10)
+        gone: list[Failure] = []
+        later.requests[0].notifyFinish().addErrback(gone.append)
+        self.assertEqual("producing", wire.producerState)
+        later.requests[0].write(b"whole")
+        later.requests[0].finish()
+        self.assertTrue(wire.value().endswith(b"5\r\nwhole\r\n0\r\n\r\n"))
+        self.assertIn(b"\r\nConnection: close\r\n", wire.value())
+        self.assertEqual((True, 1), (wire.half_closed, len(later.requests)))
+
+    def test_C19_requests_of_one_connection(self) -> None:
+        """The last one that a connection may have is answered with close, and closed."""
+        self.build(self.echo, Limits(requests_per_connection=3))
+        _, wire = self.send([GET * 5])
+        said = [a.headers.get(b"connection") for a in answers(wire.value())]
+        self.assertEqual([None, None, b"close"], said)
+        self.assertTrue(wire.half_closed)
+
+    def test_whole_answers_have_time_to_be_read(self) -> None:
+        """A client that closes after its answer may take longer over it than over a refusal."""
+        _, wire = self.send([GET.replace(b"Host", b"Connection: close\r\nHost")])
+        self.assertTrue(wire.half_closed)
+        self.clock.advance(LINGER + 1.0)
+        self.assertFalse(wire.aborted)
+        self.clock.advance(75.0)
+        self.assertTrue(wire.aborted)
+
+    def test_C20_no_http2_is_negotiated(self) -> None:
+        """Only HTTP/1.1 is offered in a TLS handshake."""
+        self.assertEqual([b"http/1.1"], self.site.acceptableProtocols())
+
+    def test_is_a_producer_for_its_transport(self) -> None:
+        """The clock and the site are the only collaborators a channel needs."""
+        self.assertTrue(verify.verifyObject(IReactorTime, self.clock))
+        channel, wire = self.connect()
+        self.assertIs(channel, wire.producer)
+
+
+class RequestIdTests(EdgeTestCase):
+    def answered_id(self, field: bytes) -> bytes:
+        return self.one_answer(GET.replace(b"\r\n\r\n", field + b"\r\n\r\n")).headers[b"x-request-id"]
+
+    def test_C15_sane_id_is_taken_over(self) -> None:
+        """A client's own id names the request, in the answer too."""
+        self.assertEqual(b"a.B-9_", self.answered_id(b"\r\nX-Request-ID: a.B-9_"))
+        self.assertEqual(b"a" * 64, self.answered_id(b"\r\nX-Request-ID: " + b"a" * 64))
+
+    def test_C15_other_ids_are_replaced(self) -> None:
+        """Ids that are missing, repeated, long or strange give way to new ones."""
+        for strange in (
+            b"",
+            b"\r\nX-Request-ID:",
+            b"\r\nX-Request-ID: " + b"a" * 65,
+            b"\r\nX-Request-ID: a b",
+            b"\r\nX-Request-ID: {a}",
+            b"\r\nX-Request-ID: a\r\nX-Request-ID: a",
+        ):
+            self.assertTrue(self.answered_id(strange).startswith(b"req_"), strange)
+
+    def test_C15_late_refusal_carries_the_id_of_its_request(self) -> None:
+        """A refusal after the head names the request as its client did."""
+        raw = POST + b"X-Request-ID: mine\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        self.assertEqual(b"mine", self.one_answer(raw).headers[b"x-request-id"])
+
+    def test_answers_have_no_banner(self) -> None:
+        """No answer says what serves it, and none is sniffed for a type that it does not name."""
+        headers = self.one_answer(GET).headers
+        self.assertNotIn(b"server", headers)
+        self.assertNotIn(b"content-type", headers)
+        self.assertEqual(b"nosniff", headers[b"x-content-type-options"])
+
+
+class EndUnfinishedTests(EdgeTestCase):
+    EVENT = b'data: {"error":{}}\n\n'
+
+    def begin(self, raw: bytes = GET, **headers: bytes) -> tuple[EdgeChannel, Wire, EdgeRequest]:
+        self.build(later := Later())
+        channel, wire = self.send([raw])
+        (request,) = later.requests
+        for name, value in headers.items():
+            request.setHeader(name.replace("_", "-"), value)
+        request.write(b"data: 1\n\n")
+        return channel, wire, request
+
+    def test_event_then_no_last_chunk(self) -> None:
+        """The event is the last that the client gets, whatever is written or finished later."""
+        _, wire, request = self.begin()
+        end_unfinished(request, self.EVENT)
+        request.write(b"data: [DONE]\n\n")
+        request.finish()
+        self.assertTrue(wire.value().endswith(b"14\r\n" + self.EVENT + b"\r\n"))
+        self.assertEqual((True, False), (wire.half_closed, wire.aborted))
+
+    def test_handler_of_klein_may_return(self) -> None:
+        """Klein finishes what its handlers return, and that does not end the answer politely."""
+        app = Klein()
+
+        @app.route("/a")
+        async def handle(request: EdgeRequest) -> bytes:
+            request.write(b"one")
+            end_unfinished(request, self.EVENT)
+            return b"two"
+
+        self.build(app.resource())
+        channel, wire = self.send([GET])
+        self.assertTrue(wire.value().endswith(self.EVENT + b"\r\n"))
+        self.leave(channel)
+
+    def test_failure_after_the_first_byte(self) -> None:
+        """An unhandled failure breaks a begun answer off instead of adding to it."""
+        app = Klein()
+
+        @app.route("/a")
+        def handle(request: EdgeRequest) -> bytes:
+            request.write(b"one")
+            raise ValueError
+
+        self.build(app.resource())
+        _, wire = self.send([GET])
+        self.assertTrue(wire.value().endswith(b"3\r\none\r\n"))
+        self.assertTrue(wire.half_closed)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_reset_when_it_cannot_be_flushed(self) -> None:
+        """A client that takes nothing has a few seconds, then the connection is reset."""
+        _, wire, request = self.begin()
+        end_unfinished(request, self.EVENT)
+        self.clock.advance(LINGER)
+        self.assertTrue(wire.aborted)
+
+    def test_producer_is_let_go(self) -> None:
+        """Whoever fed the answer is no longer asked to."""
+        channel, _, request = self.begin()
+        request.registerProducer(StringTransport(), True)
+        end_unfinished(request, self.EVENT)
+        self.assertIsNone(request.producer)
+        channel.resumeProducing()
+
+    def test_short_of_its_length(self) -> None:
+        """An answer with a length is closed short of it."""
+        _, wire, request = self.begin(content_length=b"100")
+        end_unfinished(request)
+        self.assertEqual((True, False), (wire.half_closed, wire.aborted))
+
+    def test_http_1_0_with_an_event(self) -> None:
+        """The event says that the answer broke, and must arrive: no reset."""
+        _, wire, request = self.begin(b"GET / HTTP/1.0\r\n\r\n")
+        end_unfinished(request, self.EVENT)
+        self.assertTrue(wire.value().endswith(self.EVENT))
+        self.assertEqual((True, False), (wire.half_closed, wire.aborted))
+
+    def test_http_1_0_without_an_event(self) -> None:
+        """Only a reset can tell a body that ends with its connection from a whole one."""
+        _, wire, request = self.begin(b"GET / HTTP/1.0\r\n\r\n")
+        end_unfinished(request)
+        self.assertTrue(wire.aborted)
+
+    def test_client_that_has_gone(self) -> None:
+        """Nothing is left to break off when the client has gone, or has its whole answer."""
+        channel, _, request = self.begin()
+        request.notifyFinish().addErrback(lambda _: None)
+        self.leave(channel)
+        end_unfinished(request, self.EVENT)
+        _, wire, request = self.begin()
+        request.finish()
+        said = wire.value()
+        end_unfinished(request, self.EVENT)
+        self.assertEqual((said, False), (wire.value(), wire.half_closed))
+
+
+class PlainSiteTests(SynchronousTestCase):
+    def test_end_unfinished_on_twisteds_own_channel(self) -> None:
+        """Where a request comes by an ordinary Site, as in tests in memory, it is closed too."""
+        site = server.Site(later := Later(), reactor=Clock())
+        site.protocol = http.HTTPChannel
+        channel, wire = site.buildProtocol(None), StringTransport()
+        channel.makeConnection(wire)
+        channel.dataReceived(GET)
+        later.requests[0].write(b"one")
+        end_unfinished(later.requests[0])
+        later.requests[0].finish()
+        self.assertTrue(wire.value().endswith(b"3\r\none\r\n"))
+        self.assertTrue(wire.disconnecting)

@@ -1,0 +1,107 @@
+"""A ground without processes and a probe without HTTP, for lives in memory."""
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from rolemesh.config.node import Restart, Run
+from rolemesh.node.means import CannotStart, Door, Facts, Means
+from rolemesh.node.process import Child
+
+
+class FakeTransport:
+    """A process that exists only by its signals."""
+
+    pid = None
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.gone = False
+
+    def closeStdin(self) -> None:
+        """There is none."""
+
+    def signalProcess(self, number: int) -> None:
+        if self.gone:
+            raise ProcessExitedAlready()
+        self.signals.append(int(number))
+
+
+class FakeProcess:
+    """One start of a server, seen from outside."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._transport = FakeTransport()
+        child.makeConnection(self._transport)
+
+    @property
+    def signals(self) -> list[int]:
+        return self._transport.signals
+
+    def say(self, *lines: bytes) -> None:
+        for line in lines:
+            self._child.childDataReceived(2, line + b"\n")
+
+    def exit(self, code: int | None = 0, signal: int | None = None) -> None:
+        self._transport.gone = True
+        clean = code == 0 and signal is None
+        why = ProcessDone(0) if clean else ProcessTerminated(code, signal, 0)
+        self._child.processExited(Failure(why))
+
+
+@define
+class FakeGround:
+    """Runs nothing and notes everything; `refuse` holds what the next starts fail with."""
+
+    processes: list[FakeProcess] = field(factory=list)
+    doors: list[Door] = field(factory=list)
+    refuse: list[CannotStart] = field(factory=list)
+    kills: int = 0
+
+    def open_door(self, run: Run) -> Door:
+        door = Door("127.0.0.1", 18100, run.model, f"key-{len(self.doors)}")
+        self.doors.append(door)
+        return door
+
+    def run_server(self, run: Run, door: Door, child: Child) -> list[str]:  # noqa: ARG002
+        if self.refuse:
+            raise self.refuse.pop(0)
+        self.processes.append(FakeProcess(child))
+        return [door.key]
+
+    def kernel_kills(self) -> int:
+        return self.kills
+
+
+class FakeProbe:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[Door] = []
+        self.cancelled = 0
+        self.loading: Callable[[], None] = lambda: None
+        self.busy: Callable[[int | None], None] = lambda _: None
+        self.ready: Deferred[Facts] = Deferred()
+
+    async def until_ready(self, door: Door, loading: Callable[[], None]) -> Facts:
+        self.asked.append(door)
+        self.loading = loading
+        self.ready = Deferred(self._count_cancel)
+        return await self.ready
+
+    async def watch_slots(self, door: Door, busy: Callable[[int | None], None]) -> None:  # noqa: ARG002
+        self.busy = busy
+        await Deferred(self._count_cancel)
+
+    def _count_cancel(self, _: object) -> None:
+        self.cancelled += 1
+
+
+def means(clock: Clock, ground: FakeGround, probe: FakeProbe) -> Means:
+    """A life with a grace of ten seconds and no jitter."""
+    return Means(clock, ground, probe, Restart(), 10.0, lambda: 0.0)

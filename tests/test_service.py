@@ -1,0 +1,312 @@
+"""What both programs share, run as real processes under twistd."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rolemesh.service import LOCKED, MISCONFIGURED, NO, OK, Listening
+
+ROOT = Path(__file__).parent.parent
+TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+PATIENCE = 20  # seconds; only a broken program takes them
+
+PLUGIN = """
+from twisted.application.service import ServiceMaker
+probe = ServiceMaker("probe", "probe", "A program to test.", "probe")
+"""
+
+PROGRAM = """
+import os
+from pathlib import Path
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from rolemesh.config.problems import ConfigError, Position, Problem
+from rolemesh.service import Listening, ServiceOptions, Signals
+
+log = Logger()
+
+class Options(ServiceOptions):
+    config_file = "probe.yaml"
+    config_variable = "PROBE_CONFIG"
+
+    def load(self, path):
+        words = path.read_text().split()
+        if "wrong" in words:
+            raise ConfigError(
+                Problem(path.name, Position(line), "cannot be") for line in (1, 2)
+            )
+        return words
+
+class Draining(Service):
+    def __init__(self, reactor, ends):
+        self.reactor, self.ends = reactor, ends
+
+    def stopService(self):
+        log.info("draining")
+        return deferLater(self.reactor, 0.2, log.info, "drained") if self.ends else Deferred()
+
+def makeService(options):
+    from twisted.internet import reactor
+    def reload():
+        log.info("reloading", **{"probe.key": "rmk_abcdef"})
+        if "stubborn" in options.settings:
+            raise ValueError("no, thank you")
+    parent = MultiService()
+    for part in (
+        Signals(reactor, reload, lambda: print("hurried")),
+        Draining(reactor, "stuck" not in options.settings),
+        Listening(reactor, [word for word in options.settings if ":" in word], Factory()),
+    ):
+        part.setServiceParent(parent)
+    reactor.callWhenRunning(log.info, "up")
+    return parent
+"""
+
+
+class Program:
+    """A process of the probe, in a folder of its own."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+        self.process = subprocess.Popen(
+            [*TWISTD, *arguments],
+            cwd=folder,
+            env={**environment, "HOME": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[dict[str, Any]] = []
+        self._killer = Timer(PATIENCE, self.process.kill)
+        self._killer.start()
+
+    def until(self, message: str) -> None:
+        """Read the log as far as a line with this message."""
+        for line in self._log():
+            if line["message"] == message:
+                return
+        raise AssertionError(f"{message!r} was not logged: {self.end()}")
+
+    def end(self) -> tuple[int, list[str]]:
+        """Read to the end: the exit code, and the lines on standard error."""
+        assert self.process.stderr is not None
+        for _ in self._log():
+            pass
+        errors = self.process.stderr.read().splitlines()
+        return self.process.wait(), errors
+
+    def close(self) -> None:
+        """Kill it, should it still live."""
+        self._killer.cancel()
+        with self.process:
+            self.process.kill()
+
+    def _log(self) -> Iterator[dict[str, Any]]:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            self.lines.append(json.loads(text))
+            yield self.lines[-1]
+
+    def messages(self) -> list[str]:
+        return [line["message"] for line in self.lines]
+
+
+class Case(SynchronousTestCase):
+    """Starts the probe; whatever a test leaves running is killed."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        (self.folder / "twisted/plugins").mkdir(parents=True)
+        (self.folder / "twisted/plugins/probe_plugin.py").write_text(PLUGIN)
+        (self.folder / "probe.py").write_text(PROGRAM)
+
+    def start(self, settings: str = "", *, twistd: tuple[str, ...] = ("-n",)) -> Program:
+        (self.folder / "probe.yaml").write_text(settings)
+        return self.twistd(*twistd, "probe", "--config", "probe.yaml", "--state", "state")
+
+    def twistd(self, *arguments: str) -> Program:
+        program = Program(self.folder, arguments)
+        self.addCleanup(program.close)
+        return program
+
+
+class SignalTests(Case):
+    def asked_to_stop(self, number: signal.Signals, settings: str = "") -> Program:
+        program = self.start(settings)
+        program.until("up")
+        program.process.send_signal(number)
+        program.until("draining")
+        return program
+
+    def test_terminated(self) -> None:
+        """The first SIGTERM lets the services drain; the exit code is 0."""
+        program = self.asked_to_stop(signal.SIGTERM)
+        self.assertEqual(program.end(), (OK, []))
+        self.assertIn("drained", program.messages())
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C does as SIGTERM does."""
+        program = self.asked_to_stop(signal.SIGINT)
+        self.assertEqual(program.end(), (OK, []))
+        self.assertIn("drained", program.messages())
+
+    def test_terminated_twice(self) -> None:
+        """The second SIGTERM hurries and ends the process, whatever still drains."""
+        program = self.asked_to_stop(signal.SIGTERM, "stuck")
+        program.process.send_signal(signal.SIGTERM)
+        self.assertEqual(program.end(), (OK, []))
+        self.assertEqual(
+            program.messages()[-3:],
+            ["SIGTERM again: ending at once", "hurried", "the process ends with exit code 0"],
+        )
+
+    def test_no_pidfile(self) -> None:
+        """With -n no pidfile is written, neither here nor in the state folder."""
+        program = self.start()
+        program.until("up")
+        self.assertEqual([path.name for path in self.folder.rglob("*.pid")], [])
+
+    def test_reload(self) -> None:
+        """SIGHUP reloads; a reload that fails is logged, and the program goes on."""
+        program = self.start("stubborn")
+        program.until("up")
+        for _ in range(2):
+            program.process.send_signal(signal.SIGHUP)
+            program.until("reloading")
+        program.process.send_signal(signal.SIGTERM)
+        self.assertEqual(program.end(), (OK, []))
+        errors = [line for line in program.lines if "error.type" in line]
+        self.assertEqual([line["error.message"] for line in errors], ["no, thank you"] * 2)
+
+
+class LogTests(Case):
+    def test_json_lines(self) -> None:
+        """With -n each line of standard output is a JSON object, from the first to the last."""
+        program = self.start()
+        program.until("up")
+        program.process.send_signal(signal.SIGTERM)
+        program.end()
+        self.assertIn("starting up", program.messages()[0])
+        self.assertEqual(program.messages()[-1], "Server Shut Down.")
+        for line in program.lines:
+            self.assertLessEqual({"@timestamp", "log.level", "log.logger", "message"}, line.keys())
+
+    def test_no_secrets(self) -> None:
+        """A key that is logged never reaches the output."""
+        program = self.start()
+        program.until("up")
+        program.process.send_signal(signal.SIGHUP)
+        program.until("reloading")
+        self.assertEqual(program.lines[-1]["probe.key"], "rmk_***")
+
+    def test_choice_of_the_user(self) -> None:
+        """`--logfile FILE` has the JSON lines in that file; `--logger` has them as it likes."""
+        for chosen in (("--logfile", "log"), ("--logger", "twisted.logger.STDLibLogObserver")):
+            program = self.start("tcp:-1", twistd=("-n", *chosen))
+            program.end()
+            self.assertEqual(program.lines, [])
+        first = (self.folder / "log").read_text().splitlines()[0]
+        self.assertIn("starting up", json.loads(first)["message"])
+
+
+class RefusalTests(Case):
+    def refused(self, program: Program, code: int) -> list[str]:
+        """What it says on standard error, having ended with the code and without a log."""
+        ended, errors = program.end()
+        self.assertEqual(ended, code, errors)
+        self.assertEqual(program.lines, [])
+        return errors
+
+    def test_locked(self) -> None:
+        """A second program on one state folder exits 75 in one line that names the first one."""
+        first = self.start()
+        first.until("up")
+        [line] = self.refused(self.start(), LOCKED)
+        self.assertIn(f"process {first.process.pid};", line)
+
+    def test_no_configuration(self) -> None:
+        """Without a configuration: one line that lists what was tried, exit 78."""
+        [line] = self.refused(self.twistd("-n", "probe"), MISCONFIGURED)
+        for tried in ("configs/probe.yaml", ".config/rolemesh/probe.yaml", "/etc/rolemesh/probe"):
+            self.assertIn(tried, line)
+
+    def test_wrong_configuration(self) -> None:
+        """Each problem of a configuration is one line, and nothing else is said."""
+        lines = self.refused(self.start("wrong"), MISCONFIGURED)
+        self.assertEqual(lines, ["probe.yaml:1:1: cannot be", "probe.yaml:2:1: cannot be"])
+
+    def test_wrong_option(self) -> None:
+        """An option that does not exist is one line, and no page of help."""
+        for wrong in ("--bogus", "--config", "word"):
+            [line] = self.refused(self.twistd("-n", "probe", wrong), MISCONFIGURED)
+            self.assertIn(wrong.lstrip("-"), line)
+
+    def test_wrong_endpoint(self) -> None:
+        """An endpoint that cannot be is told before anything starts."""
+        [line] = self.refused(self.start("tpc:8000"), MISCONFIGURED)
+        self.assertIn("'tpc:8000'", line)
+
+    def test_state_folder(self) -> None:
+        """A state folder that cannot be made is one line."""
+        (self.folder / "state").write_text("a file")
+        [line] = self.refused(self.start(), MISCONFIGURED)
+        self.assertIn("--state", line)
+
+
+class DaemonTests(Case):
+    def test_daemon(self) -> None:
+        """Without -n all that it writes is in the state folder, which is private."""
+        self.assertEqual(self.start(twistd=()).end(), (OK, []))
+        pid = int((self.folder / "state/probe.pid").read_text())
+        killer = Timer(PATIENCE, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        self.addCleanup(killer.cancel)
+        second, [line] = self.start(twistd=()).end()
+        os.kill(pid, signal.SIGTERM)
+        self.assertEqual(second, LOCKED)
+        self.assertIn(f"process {pid};", line)
+        with (self.folder / "state/probe.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # had once the daemon has ended
+        state = self.folder / "state"
+        self.assertEqual(sorted(os.listdir(state)), ["probe.lock", "probe.log"])
+        self.assertEqual(state.stat().st_mode & 0o777, 0o700)
+        log = (state / "probe.log").read_text().splitlines()
+        self.assertIn("drained", [json.loads(line)["message"] for line in log])
+
+
+class ListeningTests(Case):
+    def test_busy_port(self) -> None:
+        """A port that is taken ends the program with 1: one line on standard error, one logged."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            program = self.start(f"tcp:0:interface=127.0.0.1 {endpoint}")
+            code, errors = program.end()
+        said = f"cannot listen on {endpoint}: Address already in use; free it or choose another"
+        self.assertEqual((code, errors), (NO, [said]))
+        told = [line["message"] for line in program.lines if line["log.level"] == "critical"]
+        self.assertEqual(told, [said])
+
+    def test_stop(self) -> None:
+        """Once stopped, nothing is accepted; stopping again is harmless."""
+        reactor = MemoryReactorClock()
+        listening = Listening(reactor, ["tcp:8000", "tcp:8001"], Factory())
+        listening.startService()
+        self.assertEqual(len(listening.ports), 2)
+        self.successResultOf(listening.stopService())
+        self.successResultOf(listening.stopService())
+        self.assertEqual(listening.ports, [])
