@@ -190,13 +190,13 @@ def _check_ids(found: Sequence[Mapping[str, Any]], place: Place) -> None:
 
 def _with_ids(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Entries with ids: the given one, `gpuN` when it alone uses GPU N, else one by its model."""
-    by_gpu = Counter(_gpu_id(each) for each in found if "id" not in each)
     given = {each["id"] for each in found if "id" in each}
+    by_gpu = Counter(_gpu_id(each) for each in found if "id" not in each)
     alone = {name for name, count in by_gpu.items() if name and count == 1} - given
     taken = given | alone
     for each in found:
-        name = each.get("id") or _gpu_id(each)
-        if name not in given | alone:
+        name = each.get("id") or (_gpu_id(each) if _gpu_id(each) in alone else None)
+        if name is None:
             name = _free(re.sub(r"[^A-Za-z0-9._-]", "-", each["model"]), taken)
             taken.add(name)
         yield {**each, "id": name}

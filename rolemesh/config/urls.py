@@ -1,13 +1,14 @@
 """Readers of where things are on the network: URLs, endpoints, addresses, networks, ports."""
 
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from rolemesh.config.reading import Place
 from rolemesh.config.scalars import text, whole
 
-_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+_NUMERIC_END = re.compile(r"(.*\.)?[0-9]+|.*:.*")
 _HOST_AND_PORT = re.compile(r"(?:https?://)?(?P<host>\[.*\]|[\w.-]+):(?P<port>[0-9]+)/?")
 _ENDPOINT = re.compile(r"[a-z][a-z0-9+_-]*:.+")
 _WITH_PORT = re.compile(r"(tcp|tcp6|ssl):(?:port=)?(?P<port>[^:]*)(:.*)?")
@@ -27,7 +28,7 @@ def url(place: Place) -> str:
         port = parts.port
     except ValueError:
         raise place.wrong(f"{place.shown} is not a URL: write http://HOST:PORT") from None
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.hostname or ""):
+    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname or ""):
         raise place.wrong(f"{place.shown} is not a URL: write http://HOST:PORT")
     if port == 0:
         raise place.wrong("port 0 is no port: write the one that the server listens on")
@@ -70,7 +71,7 @@ def network(place: Place) -> str:
 def address(place: Place) -> str:
     """The name or address under which other machines reach this one."""
     host = text(place)
-    if not _HOST.fullmatch(host.lower()):
+    if not _is_host(host.lower()):
         raise place.wrong(f"{place.shown} is not an address: write a host's name or 10.0.0.12")
     if host in ("0.0.0.0", "::"):
         raise place.wrong(f"{place.shown} is no address to reach: name one of this machine's own")
@@ -86,6 +87,17 @@ def ports(place: Place) -> range:
     if not found or 0 in found:
         raise place.expected("ports in rising order from 1 to 65535")
     return found
+
+
+def _is_host(host: str) -> bool:
+    """Whether this is a host's name, or an IP address in its usual spelling."""
+    if not _NUMERIC_END.fullmatch(host):
+        return _HOST.fullmatch(host) is not None
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_port(number: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from attrs import frozen
 
 from rolemesh.core.openai import Api
 from rolemesh.core.sse import BrokenStream, Event, Splitter
@@ -17,6 +18,8 @@ LONGEST_TEXT = 1 << 20  # characters of delivered text; what is longer is not re
 LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _SHAPED_BY = ("grammar", "json_schema", "logprobs", "n_probs", "continue_final_message")
+
+_MISSHAPEN = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 _decode = msgspec.json.Decoder().decode
 
@@ -66,7 +69,7 @@ class Rescue:
 
     @property
     def spent(self) -> int:
-        """Tokens delivered: llama-server sends each in an event of its own."""
+        """Tokens delivered; llama-server sends each in an event, save those within a character."""
         return len(self._pieces)
 
     def feed(self, piece: bytes) -> bytes:
@@ -79,7 +82,7 @@ class Rescue:
         try:
             for event in self._splitter.feed(piece):
                 self._take(event)
-        except (BrokenStream, ValueError, TypeError, LookupError, AttributeError):
+        except _MISSHAPEN:
             self._plain = False
         held = self._cut + piece
         end = _last_event_end(held) if self._plain else len(held)
@@ -104,18 +107,20 @@ class Rescue:
             self._length += len(delta["content"])
             self._plain = self._plain and self._length <= LONGEST_TEXT
 
-    def continuation(
-        self, members: Mapping[str, msgspec.Raw], facts: Mapping[str, Any]
-    ) -> dict[str, msgspec.Raw]:
-        """The members of the request that asks for the rest; `facts` are `members`, decoded."""
-        if not self._pieces:
-            return dict(members)
+    def continuation(self, members: Mapping[str, msgspec.Raw]) -> "Continuation":
+        """How to ask another backend for the rest; `members` are those that the first one got."""
+        limits = {name: _decode(members[name]) for name in LIMITS if name in members}
+        limits = {name: limit for name, limit in limits.items() if _is_limit(limit)}
+        sated = any(self.spent >= limit for limit in limits.values())
+        splice = Splice(self._head, self.spent, sated)
+        if not self._pieces:  # an empty message would not be gone on with, but answered
+            return Continuation(dict(members), splice)
         changed: dict[str, Any] = {
-            name: max(1, facts[name] - self.spent) for name in LIMITS if _is_limit(facts.get(name))
+            name: max(1, limit - self.spent) for name, limit in limits.items()
         }
-        changed["messages"] = self._with_text(facts["messages"])
-        encoded = {name: msgspec.Raw(msgspec.json.encode(each)) for name, each in changed.items()}
-        return {**members, **encoded}
+        changed["messages"] = self._with_text(_decode(members["messages"]))
+        raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in changed.items()}
+        return Continuation({**members, **raw}, splice)
 
     def _with_text(self, messages: list[Any]) -> list[Any]:
         text = "".join(self._pieces)
@@ -123,11 +128,6 @@ class Rescue:
         if last.get("role") == "assistant":
             return [*messages[:-1], {**last, "content": last["content"] + text}]
         return [*messages, {"role": "assistant", "content": text}]
-
-    def splice(self, facts: Mapping[str, Any]) -> "Splice":
-        """What turns the second stream into the rest of the first."""
-        limits = [facts[name] for name in LIMITS if _is_limit(facts.get(name))]
-        return Splice(self._head, self.spent, any(self.spent >= limit for limit in limits))
 
 
 def _is_limit(value: Any) -> bool:
@@ -158,7 +158,7 @@ class Splice:
         """
         try:
             return b"".join([self._rewritten(event) for event in self._splitter.feed(piece)])
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except _MISSHAPEN:
             raise BrokenStream("an event is not a chat's") from None
 
     def _rewritten(self, event: Event) -> bytes:
@@ -186,3 +186,11 @@ class Splice:
         usage["prompt_tokens"] = max(0, usage["prompt_tokens"] - self._spent)
         usage["completion_tokens"] = self._spent + made
         usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+@frozen
+class Continuation:
+    """The request for the rest of an answer, and what makes its stream the rest of the first."""
+
+    members: Mapping[str, msgspec.Raw]
+    splice: Splice

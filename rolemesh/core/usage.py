@@ -184,12 +184,9 @@ def _object_after(end: int, text: bytes) -> dict[str, Any] | None:
     value = _OBJECT.match(text, end)
     if value is None:
         return None
+    cut = text[value.end() : value.end() + LONGEST_COUNTS]
     try:
-        found, _ = _json.raw_decode(_text(text[value.end() : value.end() + LONGEST_COUNTS]))
-    except ValueError:
+        found, _ = _json.raw_decode(cut.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _text(cut: bytes) -> str:
-    return cut.decode("utf-8", "replace")

@@ -73,7 +73,7 @@ class Delivery:
             self._break_off(str(broken), call, request)
         except SlowClient:
             record.end = "the client did not read"
-            request.transport.abortConnection()
+            request.channel.transport.abortConnection()
             raise CancelledError() from None
         finally:
             record.size = body.size

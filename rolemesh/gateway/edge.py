@@ -71,6 +71,7 @@ class EdgeChannel(http.HTTPChannel):
         self.MAX_LENGTH = self._limits.head_bytes
         self._deadline = Deadline(self.site.reactor)
         super().connectionMade()
+        self._head_begun = True  # who connects has something to ask
         self._deadline.set(self._limits.head_seconds, self._head_is_late)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

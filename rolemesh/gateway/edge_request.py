@@ -18,6 +18,7 @@ class EdgeRequest(server.Request):
 
     defaultContentType = None
     content: BytesIO
+    channel: Any  # the EdgeChannel, None once the client has gone
     request_id = ""
 
     def begin(self, head: Head, request_id: str) -> None:

@@ -16,7 +16,7 @@ _log = Logger()
 def answers_errors(app: Klein, paths: str) -> None:
     """Have `app` answer refusals, unknown paths and bugs by the table; `paths` names real ones."""
 
-    @app.handle_errors(Exception)
+    @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein says IRequest, and means ours
     def failed(_: Any, request: Any, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, Refusal):

@@ -92,7 +92,8 @@ class NodeApi:
         self, registration: Registration, token: KeyRecord | None, source: Address | None
     ) -> Accepted:
         policy = evolve(self.policy, source=source)
-        backends, refused = [], []
+        backends: list[Backend] = []
+        refused: list[RefusedBackend] = []
         for report in _reports(registration):
             backend, why = await self._backend(registration, report, token, policy)
             backends.append(backend)

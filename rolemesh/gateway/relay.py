@@ -6,7 +6,7 @@ from typing import Protocol as Interface
 
 from attrs import frozen
 from twisted.internet import protocol
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -102,15 +102,20 @@ class Body(protocol.Protocol):
         self._moved = 0.0
         self._paused: float | None = None
         self.size = 0
-        self.begun: Deferred[bytes] = Deferred(self._leave)
-        self._poured: Deferred[None] = Deferred(self._leave)
+        self.begun: Deferred[bytes] = Deferred(self._give_up)
+        self._poured: Deferred[None] = Deferred(self._give_up)
 
     @property
     def over(self) -> bool:
         """Whether all of the body has come."""
         return self._end is not None
 
-    def _leave(self, _: Deferred[bytes] | Deferred[None]) -> None:
+    def _give_up(self, waiting: Deferred[Any]) -> None:
+        """First say so, for closing the upstream would tell of an upstream that went away."""
+        waiting.errback(CancelledError())
+        self._leave()
+
+    def _leave(self) -> None:
         self._cancel_timer()
         if self.transport is not None:
             self.transport.stopProducing()
@@ -129,7 +134,7 @@ class Body(protocol.Protocol):
         held = bytes(self._held)
         if len(held) > self._most:
             self.begun.errback(TryFailed(Outcome.GARBLED, "too long"))
-            self._leave(self.begun)
+            self._leave()
         elif self._enough(held):
             self.transport.pauseProducing()
             self.begun.callback(held)
@@ -189,7 +194,7 @@ class Body(protocol.Protocol):
 
     def _break(self, why: Exception) -> None:
         self._settle()
-        self._leave(self._poured)
+        self._leave()
         if not self._poured.called:
             self._poured.errback(why)
 
@@ -223,7 +228,7 @@ class Body(protocol.Protocol):
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        self._leave(self._poured)
+        self._leave()
 
 
 def receive(

@@ -24,6 +24,7 @@ from rolemesh.gateway.admission import Admission
 from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge import Limits, build_site
+from rolemesh.gateway.front import Front
 from rolemesh.gateway.health import Checks
 from rolemesh.gateway.keys import Gatekeeper
 from rolemesh.gateway.life import GatewayLife
@@ -123,12 +124,11 @@ def build(
         Delivery(reactor, registry, records, dispatch),
         records,
         memory,
-        nodes.app.resource,
         int(time.time()),
     )
     registry.set_static(static_backends(settings.roles.values()))
     site = build_site(
-        clients.app.resource(),
+        Front(clients.app.resource(), nodes.app.resource()),
         reactor,
         lambda: uuid4().hex,
         Limits(body_bytes=LONGEST_BODY),

@@ -1,6 +1,6 @@
 """The Klein routes for clients: decode, await, encode. No decisions."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import msgspec
@@ -44,7 +44,6 @@ class ClientApi:
     _delivery: Delivery
     _records: Records
     _memory: Memory
-    _nodes: Callable[[], Any]
     _created: int
     draining: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -115,10 +114,6 @@ class ClientApi:
         else:
             answer |= {"choice": None, "waits": decision.why}
         return _json(request, answer)
-
-    @app.route("/v1/nodes", branch=True)
-    def nodes(self, request: EdgeRequest) -> Any:
-        return self._nodes()
 
     async def relay(self, request: EdgeRequest, api: Api) -> None:
         """Answer one request of a client by a backend."""

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from rolemesh.node.logs import LineCutter
 
+READS = 16  # of 8 KiB each: twice what a pipe holds
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
@@ -63,10 +64,11 @@ class Child(ProcessProtocol):
         self._signal_group(signal.SIGKILL)
 
     def _read_last_words(self) -> None:
+        """Take what the pipes still hold; the cause of the end is in it."""
         pipes: Mapping[int, object] = getattr(self.transport, "pipes", {})
         for pipe in list(pipes.values()):
             if IReadDescriptor.providedBy(pipe):
-                pipe.doRead()
+                _empty(pipe)
         for stream in self._streams.values():
             stream.flush()
 
@@ -78,6 +80,12 @@ class Child(ProcessProtocol):
         if self.pid:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _empty(pipe: IReadDescriptor) -> None:
+    for _ in range(READS):
+        if pipe.doRead() is not None:  # its end
+            return
 
 
 def _exit_of(reason: Failure) -> Exit:

@@ -72,7 +72,8 @@ class RoleTests(WrittenTests):
         self.assertEqual(
             self.gateway_problems("roles:\n  a:\n  b: []\n"),
             [
-                "2:5: roles.a: is empty: give it a URL, a model's name, a list of them or a mapping",
+                "2:5: roles.a: is empty: give it a URL, a model's name, a list of them or a"
+                " mapping",
                 "3:6: roles.b: must not be empty",
             ],
         )
@@ -153,7 +154,7 @@ class AliasTests(WrittenTests):
             self.assertEqual(
                 self.problems(one, other),
                 [
-                    f"3:23: roles.b.aliases[0]: '{other}' overlaps '{one}' of role 'a':"
+                    f"3:25: roles.b.aliases[0]: '{other}' overlaps '{one}' of role 'a':"
                     " one name, one role"
                 ],
             )
@@ -164,8 +165,8 @@ class AliasTests(WrittenTests):
             "gpt-*": "claude-*",
             "?": "??",
             "a*b": "a*c",
-            "gpt-*": "gpt-4o",
-            "A": "a",
+            "gpt-4*": "gpt-4o",
+            "X": "x",
         }.items():
             settings = self.gateway(
                 f"roles: {{a: {{aliases: '{one}'}}, b: {{aliases: '{other}'}}}}"
@@ -285,7 +286,7 @@ class GatewayTests(WrittenTests):
             "7": "this file: expected a mapping of keys, found '7'",
             "roles: [a]": "roles: expected a mapping of keys, found a list",
             "gateway: http://b": "gateway: expected a mapping of keys, found 'http://b'",
-            "roles: {a: {policy: fist}}": "'fist' is not one of the choices - did you mean 'first'?",
+            "roles: {a: {policy: fist}}": "not one of the choices - did you mean 'first'?",
             "roles: {a: {policy: [first]}}": "a list is not one of the choices",
             "roles: {a: {timeout: 5s}}": "roles.a.timeout: expected a mapping of keys, found '5s'",
             "roles: {a: {rescue: true}}": "expected continue or off, found 'true'",

@@ -24,7 +24,9 @@ from rolemesh.core.sse import (
     last_name,
 )
 
-lines = st.text(st.characters(blacklist_characters="\r\n"), max_size=12).map(str.encode)
+lines = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12).map(
+    str.encode
+)
 event_parts = st.tuples(
     st.text("abc._", max_size=8).map(str.encode),
     st.lists(lines, min_size=1, max_size=3),

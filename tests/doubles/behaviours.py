@@ -9,9 +9,9 @@ from functools import partial
 from itertools import chain, repeat
 
 from attrs import field, frozen
-from twisted.internet.interfaces import IReactorTime
 
 from tests.doubles import wire
+from tests.doubles.alarms import Alarms
 from tests.doubles.model import Chat, Tally
 from tests.doubles.reply import Call, Connection, Ending, Reply
 from tests.doubles.wire import chunk, error, event, json_answer, stream_head
@@ -144,7 +144,7 @@ CANNED: Mapping[str, Canned] = {
 class Player:
     """Sends canned bytes, no faster than the client reads them."""
 
-    def __init__(self, clock: IReactorTime, canned: Canned, reply: Reply) -> None:
+    def __init__(self, clock: Alarms, canned: Canned, reply: Reply) -> None:
         self._clock = clock
         self._canned = canned
         self._reply = reply

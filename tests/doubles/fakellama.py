@@ -12,7 +12,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.protocol import Factory
 from twisted.internet.stdio import StandardIO
+from twisted.internet.task import deferLater
 
+from tests.doubles.alarms import Alarms
 from tests.doubles.api import answer
 from tests.doubles.behaviours import CANNED, SPOILT, Act, Player, read_script
 from tests.doubles.control import Control
@@ -44,12 +46,13 @@ class Fakellama(Factory):
         api_key: str | None = None,
         embeds: bool = False,
     ) -> None:
-        self.clock = reactor
+        self.clock = Alarms(reactor)
+        self._reactor = reactor
         self.alias = alias
         self.length = length
         self.api_key = api_key
         self.embeds = embeds
-        self.slots = Slots(reactor, slots, context, speed)
+        self.slots = Slots(self.clock, slots, context, speed)
         self.calls: list[Call] = []
         self.running: set[Call] = set()
         self.connections: set[Connection] = set()
@@ -70,7 +73,7 @@ class Fakellama(Factory):
 
     def listen(self, port: int | None = None) -> int:
         """Accept connections, on the same port as before if there was one; the port's number."""
-        self._listening = self.clock.listenTCP(port or self.port, self, interface="127.0.0.1")
+        self._listening = self._reactor.listenTCP(port or self.port, self, interface="127.0.0.1")
         self.port = self._listening.getHost().port
         return self.port
 
@@ -85,7 +88,13 @@ class Fakellama(Factory):
             connection.reset()
         return self.refuse()
 
-    stop = kill
+    async def stop(self) -> None:
+        """Go, and leave nothing behind once this returns."""
+        self.clock.call_off()
+        await self.kill()
+        while self.connections:
+            await deferLater(self._reactor, 0)
+        self.clock.call_off()
 
     def behave(self, script: str) -> None:
         """From now on behave as `script` says; see `behaviours.read_script`. After it: true."""

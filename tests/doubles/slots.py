@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IReactorTime
 
 from tests.doubles import wire
+from tests.doubles.alarms import Alarms
 from tests.doubles.model import Chat, Tally, Text, tokens, words
 from tests.doubles.reply import Reply
 
@@ -72,7 +72,7 @@ class Slot:
 class Slots:
     """Decodes as many jobs at a time as there are slots; the rest wait in order."""
 
-    def __init__(self, clock: IReactorTime, count: int, n_ctx: int, speed: Speed) -> None:
+    def __init__(self, clock: Alarms, count: int, n_ctx: int, speed: Speed) -> None:
         self.clock = clock
         self.n_ctx = n_ctx
         self.speed = speed

@@ -10,6 +10,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from tests.doubles.alarms import Alarms
+
 
 class Cut(Enum):
     """What happens to both ends once the count of bytes has passed."""
@@ -44,6 +46,7 @@ class Toxic(Factory):
 
     def __init__(self, reactor: Any, port: int, toxin: Toxin = PURE) -> None:
         self.reactor = reactor
+        self.alarms = Alarms(reactor)
         self.target = port
         self.toxin = toxin
         self.pairs: set[Near] = set()
@@ -54,6 +57,8 @@ class Toxic(Factory):
         return Near(self)
 
     def stop(self) -> Deferred[None]:
+        """Reset every connection and accept no more."""
+        self.alarms.call_off()
         for near in list(self.pairs):
             near.cut(Cut.RST)
         return maybeDeferred(self._listening.stopListening)
@@ -87,36 +92,41 @@ class Near(Protocol):
 
     def from_server(self, data: bytes) -> None:
         if not self._silent:
-            self._toxic.reactor.callLater(self._toxic.toxin.latency, self._pass, data)
+            self._toxic.alarms.callLater(self._toxic.toxin.latency, self._pass, data)
 
     def server_left(self) -> None:
-        if not self._silent:
-            self._toxic.reactor.callLater(self._toxic.toxin.latency, self.transport.loseConnection)
+        self._toxic.alarms.callLater(self._toxic.toxin.latency, self._end)
 
     def _pass(self, data: bytes) -> None:
-        idle = not self._queue
-        step = 1 if self._toxic.toxin.drip else len(data)
-        self._queue.extend(data[n : n + step] for n in range(0, len(data), step))
-        if idle:
-            self._drip()
+        if not self._toxic.toxin.drip:
+            self._write(data)
+            return
+        if not self._queue:
+            self._toxic.alarms.callLater(self._toxic.toxin.drip, self._drip)
+        self._queue.extend(data[n : n + 1] for n in range(len(data)))
 
     def _drip(self) -> None:
-        self._write(self._queue[0])
-        self._queue.popleft()
+        self._write(self._queue.popleft())
         if self._queue:
-            self._toxic.reactor.callLater(self._toxic.toxin.drip, self._drip)
+            self._toxic.alarms.callLater(self._toxic.toxin.drip, self._drip)
+
+    def _end(self) -> None:
+        if self._queue:
+            self._toxic.alarms.callLater(self._toxic.toxin.drip, self._end)
+        elif not self._silent:
+            self.transport.loseConnection()
 
     def _write(self, data: bytes) -> None:
         limit = self._toxic.toxin.after
         room = len(data) if limit is None else limit - self._sent
         self.transport.write(data[: max(room, 0)])
         self._sent += len(data)
-        if limit is not None and room <= len(data):
-            self._toxic.reactor.callLater(0.01, self.cut, self._toxic.toxin.cut)
+        if limit is not None and room <= len(data) and not self._silent:
+            self._silent = True
+            self._toxic.alarms.callLater(0.01, self.cut, self._toxic.toxin.cut)
 
     def cut(self, how: Cut) -> None:
         """Cut this connection: politely, with a reset, or by passing nothing any more."""
-        self._silent = True
         if how is Cut.FIN:
             self.transport.loseConnection()
         elif how is Cut.RST:

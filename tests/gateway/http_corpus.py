@@ -75,7 +75,10 @@ BAD: dict[str, tuple[str, bytes]] = {
         "bad_request",
         _POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + _SMUGGLED,
     ),
-    "C16 TE with VT": ("bad_request", _POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n" + _SMUGGLED),
+    "C16 TE with VT": (
+        "bad_request",
+        _POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n" + _SMUGGLED,
+    ),
     "C16 space before colon": ("bad_request", _POST + b"Content-Length : 5\r\n\r\nhello"),
     # C17: what Twisted alone accepts
     "C17 obs-fold": ("bad_request", _get(b"Host: gw", b"X-A: 1", b" 2")),

@@ -1,142 +1,15 @@
 """Tests for rolemesh.gateway.edge, byte for byte and in memory."""
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
 
-from attrs import field, frozen
-from klein import Klein
 from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorTime
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
-from twisted.web import http, server
-from twisted.web.resource import Resource
-from zope.interface import directlyProvides, verify
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.edge import LINGER, EdgeChannel, EdgeSite, Limits, build_site
-from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
+from rolemesh.gateway.edge import LINGER, EdgeChannel, Limits
+from rolemesh.gateway.edge_request import EdgeRequest
+from tests.gateway.edge_case import GET, POST, EdgeTestCase, Later, answers, single_bytes
 from tests.gateway.http_corpus import BAD, GOOD
-
-GET = b"GET /a HTTP/1.1\r\nHost: gw\r\n\r\n"
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\n"
-
-
-class Wire(StringTransport):
-    """A client's connection in memory, which can be closed on the server's side alone."""
-
-    half_closed = False
-    aborted = False
-
-    def __init__(self, peer: str) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", peer, 50000))
-        directlyProvides(self, IHalfCloseableDescriptor)
-
-    def loseWriteConnection(self) -> None:
-        self.half_closed = True
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-
-class Echo(Resource):
-    """Answers at once with what it was asked, and remembers how often."""
-
-    isLeaf = True
-    asked = 0
-
-    def render(self, request: EdgeRequest) -> bytes:
-        self.asked += 1
-        body = request.content.read()
-        said = [request.method, request.uri, body]
-        return b"|".join(said)
-
-
-class Later(Resource):
-    """Keeps each request for the test to answer."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[EdgeRequest] = []
-
-    def render(self, request: EdgeRequest) -> int:
-        self.requests.append(request)
-        return server.NOT_DONE_YET
-
-
-@frozen
-class Answer:
-    status: int
-    body: bytes
-    headers: dict[bytes, bytes] = field(eq=False)
-
-    @property
-    def code(self) -> str:
-        return json.loads(self.body)["error"]["code"]
-
-
-def answers(data: bytes) -> Iterator[Answer]:
-    """The answers in `data`, each with its length in its head."""
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        line, *fields = head.split(b"\r\n")
-        headers = {n.lower(): v for n, _, v in (f.partition(b": ") for f in fields)}
-        status, length = int(line.split()[1]), int(headers.get(b"content-length", b"0"))
-        if status != 100:
-            yield Answer(status, data[:length], headers)
-        data = data[length:]
-
-
-class EdgeTestCase(SynchronousTestCase):
-    """One site on a clock, and connections to it."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.refused: list[tuple[str, str, str]] = []
-        self.echo = Echo()
-        self.site = self.build(self.echo)
-
-    def build(self, resource: Any, limits: Limits = Limits(), **more: Any) -> EdgeSite:
-        names = (f"req_{n}" for n in range(10**6))
-        self.site = build_site(
-            resource,
-            self.clock,
-            lambda: next(names),
-            limits,
-            lambda refusal, id, peer: self.refused.append((refusal.code, id, peer)),
-            **more,
-        )
-        return self.site
-
-    def connect(self, peer: str = "192.0.2.1") -> tuple[EdgeChannel, Wire]:
-        wire = Wire(peer)
-        channel = self.site.buildProtocol(wire.getPeer())
-        channel.makeConnection(wire)
-        return channel, wire
-
-    def leave(self, channel: EdgeChannel) -> None:
-        channel.connectionLost(Failure(ConnectionDone()))
-
-    def send(self, pieces: Iterable[bytes]) -> tuple[EdgeChannel, Wire]:
-        channel, wire = self.connect()
-        for piece in pieces:
-            channel.dataReceived(piece)
-        return channel, wire
-
-    def one_answer(self, *pieces: bytes) -> Answer:
-        _, wire = self.send(pieces)
-        (answer,) = answers(wire.value())
-        return answer
-
-
-def single_bytes(raw: bytes) -> list[bytes]:
-    return [raw[at : at + 1] for at in range(len(raw))]
 
 
 class CorpusTests(EdgeTestCase):
@@ -237,34 +110,21 @@ class RefusalTests(EdgeTestCase):
         self.assertNotIn(b"100 Continue", wire.value())
         self.assertEqual(200, self.one_answer(GET).status)
 
-    def test_an_unhandled_failure_is_json(self) -> None:
-        """A resource that raises is answered by internal_error, with nothing of the failure."""
-
-        class Broken(Resource):
-            isLeaf = True
-
-            def render(self, request: EdgeRequest) -> bytes:
-                raise ValueError("SECRET")
-
-        self.build(Broken())
-        answer = self.one_answer(GET)
-        self.assertEqual((500, "internal_error"), (answer.status, answer.code))
-        self.assertNotIn(b"SECRET", answer.body)
-        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
-
 
 class DeadlineTests(EdgeTestCase):
-    def drip(self, channel: EdgeChannel, wire: Wire, seconds: int) -> None:
+    def drip(self, channel: EdgeChannel, seconds: int) -> None:
         for _ in range(seconds):
             channel.dataReceived(b"a")
             self.clock.advance(1.0)
 
     def test_C4_slow_head(self) -> None:
-        """A head at a byte a second is cut off with 408 at the deadline, not later."""
-        channel, wire = self.send([b"GET /"])
-        self.drip(channel, wire, 9)
+        """A head at a byte a second is cut off with 408, counted from the connection on."""
+        channel, wire = self.connect()
+        self.clock.advance(4.0)
+        channel.dataReceived(b"GET /")
+        self.drip(channel, 5)
         self.assertEqual(b"", wire.value())
-        self.drip(channel, wire, 1)
+        self.drip(channel, 1)
         (answer,) = answers(wire.value())
         self.assertEqual((408, "request_timeout"), (answer.status, answer.code))
         self.assertTrue(wire.half_closed)
@@ -275,9 +135,9 @@ class DeadlineTests(EdgeTestCase):
         self.clock.advance(60.0)
         wire.clear()
         channel.dataReceived(b"GET /")
-        self.drip(channel, wire, 9)
+        self.drip(channel, 9)
         self.assertEqual(b"", wire.value())
-        self.drip(channel, wire, 1)
+        self.drip(channel, 1)
         self.assertEqual([408], [a.status for a in answers(wire.value())])
 
     def test_C4_silent_connection_is_closed_without_a_word(self) -> None:
@@ -288,11 +148,14 @@ class DeadlineTests(EdgeTestCase):
 
     def test_C5_slow_body(self) -> None:
         """A body that drips is cut off with 408 at its deadline, and its request never runs."""
-        for framing in (b"Content-Length: 500\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n"):
+        for framing in (
+            b"Content-Length: 500\r\n\r\n",
+            b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n",
+        ):
             channel, wire = self.send([POST + framing])
-            self.drip(channel, wire, 29)
+            self.drip(channel, 29)
             self.assertEqual(b"", wire.value())
-            self.drip(channel, wire, 1)
+            self.drip(channel, 1)
             self.assertEqual([408], [a.status for a in answers(wire.value())])
         self.assertEqual(0, self.echo.asked)
 
@@ -377,7 +240,7 @@ class ConnectionTests(EdgeTestCase):
     def test_C19_one_at_a_time_and_in_order(self) -> None:
         """A request that comes early waits until the one before it is answered."""
         self.build(later := Later())
-        channel, wire = self.send([GET + GET.replace(b"/a", b"/b"), GET.replace(b"/a", b"/c")])
+        _, wire = self.send([GET + GET.replace(b"/a", b"/b"), GET.replace(b"/a", b"/c")])
         for path in (b"/a", b"/b", b"/c"):
             (request,) = later.requests
             self.assertEqual(path, request.path)
@@ -434,156 +297,3 @@ class ConnectionTests(EdgeTestCase):
     def test_C20_no_http2_is_negotiated(self) -> None:
         """Only HTTP/1.1 is offered in a TLS handshake."""
         self.assertEqual([b"http/1.1"], self.site.acceptableProtocols())
-
-    def test_is_a_producer_for_its_transport(self) -> None:
-        """The clock and the site are the only collaborators a channel needs."""
-        self.assertTrue(verify.verifyObject(IReactorTime, self.clock))
-        channel, wire = self.connect()
-        self.assertIs(channel, wire.producer)
-
-
-class RequestIdTests(EdgeTestCase):
-    def answered_id(self, field: bytes) -> bytes:
-        return self.one_answer(GET.replace(b"\r\n\r\n", field + b"\r\n\r\n")).headers[b"x-request-id"]
-
-    def test_C15_sane_id_is_taken_over(self) -> None:
-        """A client's own id names the request, in the answer too."""
-        self.assertEqual(b"a.B-9_", self.answered_id(b"\r\nX-Request-ID: a.B-9_"))
-        self.assertEqual(b"a" * 64, self.answered_id(b"\r\nX-Request-ID: " + b"a" * 64))
-
-    def test_C15_other_ids_are_replaced(self) -> None:
-        """Ids that are missing, repeated, long or strange give way to new ones."""
-        for strange in (
-            b"",
-            b"\r\nX-Request-ID:",
-            b"\r\nX-Request-ID: " + b"a" * 65,
-            b"\r\nX-Request-ID: a b",
-            b"\r\nX-Request-ID: {a}",
-            b"\r\nX-Request-ID: a\r\nX-Request-ID: a",
-        ):
-            self.assertTrue(self.answered_id(strange).startswith(b"req_"), strange)
-
-    def test_C15_late_refusal_carries_the_id_of_its_request(self) -> None:
-        """A refusal after the head names the request as its client did."""
-        raw = POST + b"X-Request-ID: mine\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
-        self.assertEqual(b"mine", self.one_answer(raw).headers[b"x-request-id"])
-
-    def test_answers_have_no_banner(self) -> None:
-        """No answer says what serves it, and none is sniffed for a type that it does not name."""
-        headers = self.one_answer(GET).headers
-        self.assertNotIn(b"server", headers)
-        self.assertNotIn(b"content-type", headers)
-        self.assertEqual(b"nosniff", headers[b"x-content-type-options"])
-
-
-class EndUnfinishedTests(EdgeTestCase):
-    EVENT = b'data: {"error":{}}\n\n'
-
-    def begin(self, raw: bytes = GET, **headers: bytes) -> tuple[EdgeChannel, Wire, EdgeRequest]:
-        self.build(later := Later())
-        channel, wire = self.send([raw])
-        (request,) = later.requests
-        for name, value in headers.items():
-            request.setHeader(name.replace("_", "-"), value)
-        request.write(b"data: 1\n\n")
-        return channel, wire, request
-
-    def test_event_then_no_last_chunk(self) -> None:
-        """The event is the last that the client gets, whatever is written or finished later."""
-        _, wire, request = self.begin()
-        end_unfinished(request, self.EVENT)
-        request.write(b"data: [DONE]\n\n")
-        request.finish()
-        self.assertTrue(wire.value().endswith(b"14\r\n" + self.EVENT + b"\r\n"))
-        self.assertEqual((True, False), (wire.half_closed, wire.aborted))
-
-    def test_handler_of_klein_may_return(self) -> None:
-        """Klein finishes what its handlers return, and that does not end the answer politely."""
-        app = Klein()
-
-        @app.route("/a")
-        async def handle(request: EdgeRequest) -> bytes:
-            request.write(b"one")
-            end_unfinished(request, self.EVENT)
-            return b"two"
-
-        self.build(app.resource())
-        channel, wire = self.send([GET])
-        self.assertTrue(wire.value().endswith(self.EVENT + b"\r\n"))
-        self.leave(channel)
-
-    def test_failure_after_the_first_byte(self) -> None:
-        """An unhandled failure breaks a begun answer off instead of adding to it."""
-        app = Klein()
-
-        @app.route("/a")
-        def handle(request: EdgeRequest) -> bytes:
-            request.write(b"one")
-            raise ValueError
-
-        self.build(app.resource())
-        _, wire = self.send([GET])
-        self.assertTrue(wire.value().endswith(b"3\r\none\r\n"))
-        self.assertTrue(wire.half_closed)
-        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
-
-    def test_reset_when_it_cannot_be_flushed(self) -> None:
-        """A client that takes nothing has a few seconds, then the connection is reset."""
-        _, wire, request = self.begin()
-        end_unfinished(request, self.EVENT)
-        self.clock.advance(LINGER)
-        self.assertTrue(wire.aborted)
-
-    def test_producer_is_let_go(self) -> None:
-        """Whoever fed the answer is no longer asked to."""
-        channel, _, request = self.begin()
-        request.registerProducer(StringTransport(), True)
-        end_unfinished(request, self.EVENT)
-        self.assertIsNone(request.producer)
-        channel.resumeProducing()
-
-    def test_short_of_its_length(self) -> None:
-        """An answer with a length is closed short of it."""
-        _, wire, request = self.begin(content_length=b"100")
-        end_unfinished(request)
-        self.assertEqual((True, False), (wire.half_closed, wire.aborted))
-
-    def test_http_1_0_with_an_event(self) -> None:
-        """The event says that the answer broke, and must arrive: no reset."""
-        _, wire, request = self.begin(b"GET / HTTP/1.0\r\n\r\n")
-        end_unfinished(request, self.EVENT)
-        self.assertTrue(wire.value().endswith(self.EVENT))
-        self.assertEqual((True, False), (wire.half_closed, wire.aborted))
-
-    def test_http_1_0_without_an_event(self) -> None:
-        """Only a reset can tell a body that ends with its connection from a whole one."""
-        _, wire, request = self.begin(b"GET / HTTP/1.0\r\n\r\n")
-        end_unfinished(request)
-        self.assertTrue(wire.aborted)
-
-    def test_client_that_has_gone(self) -> None:
-        """Nothing is left to break off when the client has gone, or has its whole answer."""
-        channel, _, request = self.begin()
-        request.notifyFinish().addErrback(lambda _: None)
-        self.leave(channel)
-        end_unfinished(request, self.EVENT)
-        _, wire, request = self.begin()
-        request.finish()
-        said = wire.value()
-        end_unfinished(request, self.EVENT)
-        self.assertEqual((said, False), (wire.value(), wire.half_closed))
-
-
-class PlainSiteTests(SynchronousTestCase):
-    def test_end_unfinished_on_twisteds_own_channel(self) -> None:
-        """Where a request comes by an ordinary Site, as in tests in memory, it is closed too."""
-        site = server.Site(later := Later(), reactor=Clock())
-        site.protocol = http.HTTPChannel
-        channel, wire = site.buildProtocol(None), StringTransport()
-        channel.makeConnection(wire)
-        channel.dataReceived(GET)
-        later.requests[0].write(b"one")
-        end_unfinished(later.requests[0])
-        later.requests[0].finish()
-        self.assertTrue(wire.value().endswith(b"3\r\none\r\n"))
-        self.assertTrue(wire.disconnecting)

@@ -10,6 +10,11 @@ from rolemesh.gateway.framing import ChunkedBody, Head, SizedBody, read_head
 from tests.gateway.http_corpus import BAD, GOOD
 
 MOST_BODY = 8 * 1024 * 1024
+DAMAGE = [
+    *(b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"_", b"0", b"9", b";", b",", b"\xff"),
+    *(b"chunked", b"GET ", b"%00", b"/", b"x", b"http://b", b"\r\n ", b"\r\nHost: b"),
+    *(b"\r\nContent-Length: 1", b"\r\nTransfer-Encoding: chunked"),
+]
 
 
 def read(raw: bytes) -> tuple[Head, bytes] | None:
@@ -21,9 +26,11 @@ def read(raw: bytes) -> tuple[Head, bytes] | None:
     if head.length == 0:
         return head, b""
     parts: list[bytes] = []
-    chunked = head.length is None
-    body = ChunkedBody(MOST_BODY, parts.append) if chunked else SizedBody(head.length, parts.append)
-    return None if body.feed(rest) is None else (head, b"".join(parts))
+    if head.length is None:
+        after = ChunkedBody(MOST_BODY, parts.append).feed(rest)
+    else:
+        after = SizedBody(head.length, parts.append).feed(rest)
+    return None if after is None else (head, b"".join(parts))
 
 
 def read_with_h11(raw: bytes) -> tuple[h11.Request, bytes]:
@@ -76,16 +83,12 @@ class AgreementTests(SynchronousTestCase):
             st.tuples(
                 st.integers(0, 200),
                 st.integers(0, 2),
-                st.sampled_from(
-                    [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"_", b"0", b"9", b";", b",",
-                     b"\xff", b"chunked", b"\r\nContent-Length: 1", b"\r\nHost: b", b"GET ", b"\r\n ",
-                     b"\r\nTransfer-Encoding: chunked", b"%00", b"/", b"http://b", b"x"]
-                ),
+                st.sampled_from(DAMAGE),
             ),
             min_size=1,
             max_size=3,
         ),
-    )  # fmt: skip
+    )
     def test_P16_what_we_accept_h11_accepts_alike(
         self, name: str, edits: list[tuple[int, int, bytes]]
     ) -> None:
@@ -118,9 +121,7 @@ class HeadTests(SynchronousTestCase):
         """As many fields as allowed are taken, one more is headers_too_large."""
         raw = b"GET / HTTP/1.1\r\nHost: gw\r\nA: b\r\nA: c"
         self.assertEqual([b"b", b"c"], read_head(raw, 3).headers.getRawHeaders(b"a"))
-        self.assertEqual(
-            "headers_too_large", self.assertRaises(Refusal, read_head, raw, 2).code
-        )
+        self.assertEqual("headers_too_large", self.assertRaises(Refusal, read_head, raw, 2).code)
 
     def test_a_refusal_says_which_field(self) -> None:
         """The message counts the fields, so that the bad one is found."""

@@ -241,6 +241,26 @@ class Workshop:
             "node", [*argv, "--state", str(self.folder / f"n{number}")], **environment
         )
 
+    def mesh_node(self, gateway: Server, model: Path, name: str = "box", **more: Any) -> Program:
+        """A node agent that runs `model` as `tiny`, with two slots of 4096 tokens."""
+        first = free_port()
+        entry = {"id": "cpu", "model": "tiny", "file": str(model), "slots": 2, "context": 4096}
+        settings = {
+            "gateway": gateway.url,
+            "name": name,
+            "llama_server": list(LLAMA_SERVER),
+            "ports": f"{first}-{first + 5}",
+            "run": [{**entry, "args": ["-t", "1", "--no-warmup", "--jinja"], **more}],
+        }
+        return self.node(json.dumps(settings))
+
+    def key(self) -> str:
+        """A new client key in the workshop's `keys.yaml`."""
+        argv = [sys.executable, "-m", "rolemesh.cli.main", "keys", "add", "--name", "test"]
+        file = str(self.folder / "keys.yaml")
+        made = subprocess.run([*argv, "--file", file], capture_output=True, text=True, check=True)
+        return made.stdout.strip()
+
     def close(self) -> None:
         """End every process; fails when one had to be killed or would not go."""
         descendants = [each for program in self.programs for each in program.descendants()]

@@ -15,6 +15,9 @@ from rolemesh.core.sse import BrokenStream, Event, Splitter
 
 LONGEST_ANSWER = 16 << 20  # bytes of memory, roughly, for what is kept of one answer
 
+_OTHER_SHAPE = "an event is not of the API that was asked for"
+_MISSHAPEN = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
 
 class Assembly(Protocol):
     """What each API's part does; `take` says how many bytes it has kept of an event."""
@@ -65,11 +68,14 @@ class Assembler:
     def finish(self) -> bytes:
         """The answer's body, once the stream has ended.
 
-        :raises BrokenStream: the stream ended before its last event.
+        :raises BrokenStream: the stream ended before its last event, or is not one of its API.
         """
         if self.error is not None or not self._assembly.complete:
             raise BrokenStream("the stream ended before its last event")
-        return msgspec.json.encode(self._assembly.answer())
+        try:
+            return msgspec.json.encode(self._assembly.answer())
+        except _MISSHAPEN:
+            raise BrokenStream(_OTHER_SHAPE) from None
 
     def _take(self, event: Event) -> None:
         if b'"error"' in event.data[:64]:
@@ -78,8 +84,8 @@ class Assembler:
             return
         try:
             self._kept += self._assembly.take(event)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            raise BrokenStream("an event is not of the API that was asked for") from None
+        except _MISSHAPEN:
+            raise BrokenStream(_OTHER_SHAPE) from None
 
 
 def _failure(data: bytes) -> Failure | None:

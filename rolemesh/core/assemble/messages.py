@@ -64,7 +64,7 @@ class _Block:
         if self._members["type"] == "tool_use":
             texts, arguments = {}, texts.get("partial_json", "")
             return {**self._members, "input": _input(arguments)}
-        begun = {name: self._members.get(name, "") + text for name, text in texts.items()}
+        begun = {name: (self._members.get(name) or "") + text for name, text in texts.items()}
         return {**self._members, **begun}
 
 

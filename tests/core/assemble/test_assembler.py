@@ -123,6 +123,8 @@ class WholeOrNotTests(SynchronousTestCase):
                 assembled(Api.CHAT, b"data: " + data + b"\n\n")
         with self.assertRaises(BrokenStream):
             assembled(Api.MESSAGES, event({"index": 3, "delta": {}}, "content_block_delta"))
+        with self.assertRaises(BrokenStream):
+            assembled(Api.RESPONSES, event({"response": {"output": [7]}}, "response.completed"))
 
     def test_B27_error_event(self) -> None:
         """An error in the stream is told as the server would have told it without a stream."""
@@ -208,7 +210,8 @@ class AsStreamTests(SynchronousTestCase):
 
     def test_what_is_left_as_it_is(self) -> None:
         """Requests that a stream answers with less, and APIs without streams, are not changed."""
-        for more in ({"tools": [{}]}, {"stop": ["x"]}):
+        left: list[dict[str, Any]] = [{"tools": [{}]}, {"stop": ["x"]}]
+        for more in left:
             self.assertIsNone(self.changed(Api.CHAT, logprobs=True, **more))
             self.assertIsNone(self.changed(Api.COMPLETIONS, n_probs=1, **more))
             self.assertIsNotNone(self.changed(Api.CHAT, **more))
