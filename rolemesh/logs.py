@@ -21,6 +21,7 @@ MAX_LINES = 10_000
 MAX_TEXT = 8192  # characters of one value; the rest is cut
 PATIENCE = 0.5  # seconds that a process which ends gives its reader
 _BATCH = 64
+_NOISE = ("Starting factory {factory!r}", "Stopping factory {factory!r}")  # for each connection
 
 _SECRETS = (
     (re.compile(r"\b(rm[kna]_)[\w-]+"), r"\1***"),
@@ -125,6 +126,8 @@ class JsonLines:
         self._writer: threading.Thread | None = None
 
     def __call__(self, event: LogEvent) -> None:
+        if event.get("log_format") in _NOISE:
+            return
         line = json_line(event)
         with self._changed:
             self._add(line)
@@ -132,10 +135,10 @@ class JsonLines:
         if event.get("log_last"):
             self.flush()
 
-    def flush(self) -> None:
-        """Wait until all is written, at most `PATIENCE` seconds."""
+    def flush(self) -> bool:
+        """Wait until all is written, at most `PATIENCE` seconds; whether it is."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._lines or self._under_way), PATIENCE)
+            return self._changed.wait_for(lambda: not (self._lines or self._under_way), PATIENCE)
 
     def _add(self, line: bytes) -> None:
         if self._writer is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
@@ -232,7 +233,7 @@ class Listening(Service):
                 self._fail(text, error)
                 return
             self.ports.append(port)
-            _log.info("listening on {address}", address=port.getHost(), endpoint=text)
+            _log.info("listening on {address}", address=_shown(port.getHost()))
 
     def _fail(self, endpoint: str, error: Exception) -> None:
         line = f"cannot listen on {endpoint}: {_reason(error)}; free it or choose another"
@@ -253,6 +254,16 @@ def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
         return serverFromString(reactor, text)
     except Exception as error:  # each kind of endpoint has its own ways to say no
         refuse([f"cannot listen on {text!r}: {error}; an endpoint is like tcp:8000:interface=::1"])
+
+
+def _shown(address: object) -> str:
+    match address:
+        case IPv4Address(host=host, port=port):
+            return f"{host}:{port}"
+        case IPv6Address(host=host, port=port):
+            return f"[{host}]:{port}"
+        case _:
+            return str(address)
 
 
 def _reason(error: Exception) -> str:

@@ -73,7 +73,7 @@ def makeService(options):
         Listening(reactor, [word for word in options.settings if ":" in word], Factory()),
     ):
         part.setServiceParent(parent)
-    reactor.callWhenRunning(log.info, "up")
+    reactor.callWhenRunning(log.info, "running")
     return parent
 """
 
@@ -96,9 +96,9 @@ class Program:
         self._killer.start()
 
     def until(self, message: str) -> None:
-        """Read the log as far as a line with this message."""
+        """Read the log as far as a line with this in its message."""
         for line in self._log():
-            if line["message"] == message:
+            if message in line["message"]:
                 return
         raise AssertionError(f"{message!r} was not logged: {self.end()}")
 
@@ -148,7 +148,7 @@ class Case(SynchronousTestCase):
 class SignalTests(Case):
     def asked_to_stop(self, number: signal.Signals, settings: str = "") -> Program:
         program = self.start(settings)
-        program.until("up")
+        program.until("running")
         program.process.send_signal(number)
         program.until("draining")
         return program
@@ -178,13 +178,13 @@ class SignalTests(Case):
     def test_no_pidfile(self) -> None:
         """With -n no pidfile is written, neither here nor in the state folder."""
         program = self.start()
-        program.until("up")
+        program.until("running")
         self.assertEqual([path.name for path in self.folder.rglob("*.pid")], [])
 
     def test_reload(self) -> None:
         """SIGHUP reloads; a reload that fails is logged, and the program goes on."""
         program = self.start("stubborn")
-        program.until("up")
+        program.until("running")
         for _ in range(2):
             program.process.send_signal(signal.SIGHUP)
             program.until("reloading")
@@ -198,7 +198,7 @@ class LogTests(Case):
     def test_json_lines(self) -> None:
         """With -n each line of standard output is a JSON object, from the first to the last."""
         program = self.start()
-        program.until("up")
+        program.until("running")
         program.process.send_signal(signal.SIGTERM)
         program.end()
         self.assertIn("starting up", program.messages()[0])
@@ -209,7 +209,7 @@ class LogTests(Case):
     def test_no_secrets(self) -> None:
         """A key that is logged never reaches the output."""
         program = self.start()
-        program.until("up")
+        program.until("running")
         program.process.send_signal(signal.SIGHUP)
         program.until("reloading")
         self.assertEqual(program.lines[-1]["probe.key"], "rmk_***")
@@ -235,7 +235,7 @@ class RefusalTests(Case):
     def test_locked(self) -> None:
         """A second program on one state folder exits 75 in one line that names the first one."""
         first = self.start()
-        first.until("up")
+        first.until("running")
         [line] = self.refused(self.start(), LOCKED)
         self.assertIn(f"process {first.process.pid};", line)
 
@@ -266,6 +266,36 @@ class RefusalTests(Case):
         (self.folder / "state").write_text("a file")
         [line] = self.refused(self.start(), MISCONFIGURED)
         self.assertIn("--state", line)
+
+
+class PluginTests(Case):
+    """The gateway and the node agent themselves."""
+
+    PROGRAMS = (
+        ("rolemesh-gateway", "roles: {planner: http://127.0.0.1:9}", "listening on"),
+        ("rolemesh-node", "gateway: http://127.0.0.1:9", "not told"),
+    )
+
+    def start_plugin(self, name: str, settings: str) -> Program:
+        (self.folder / "settings.yaml").write_text(settings)
+        options = ["--listen", "tcp:0:interface=127.0.0.1"] if name == "rolemesh-gateway" else []
+        return self.twistd("-n", name, "-c", "settings.yaml", "--state", "state", *options)
+
+    def test_terminated(self) -> None:
+        """Both end with 0 after SIGTERM, and say nothing but JSON lines."""
+        for name, settings, sign in self.PROGRAMS:
+            program = self.start_plugin(name, settings)
+            program.until(sign)
+            program.process.send_signal(signal.SIGTERM)
+            self.assertEqual(program.end(), (OK, []))
+
+    def test_wrong_configuration(self) -> None:
+        """Both end with 78 and one line for each problem of their configuration."""
+        for name, _, _ in self.PROGRAMS:
+            code, errors = self.start_plugin(name, "bogus: 1\nwrong: 2").end()
+            self.assertEqual(code, MISCONFIGURED)
+            self.assertTrue(all("settings.yaml:" in line for line in errors), errors)
+            self.assertGreaterEqual(len(errors), 2)
 
 
 class DaemonTests(Case):

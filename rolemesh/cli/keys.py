@@ -143,7 +143,7 @@ def _add(arguments: argparse.Namespace, now: float) -> None:
         write_private(path, key_file_text((*records, record)))
     print(text)
     _tell(f"'{record.name}' is in {path}. The line above is its only showing: keep it safe.")
-    _tell(f"It may use {_roles_of(record)} and {_ends(record)}.")
+    _tell(f"It is for {_roles_of(record)} and {_ends(record)}.")
     _tell_use(kind, path)
 
 
@@ -248,7 +248,7 @@ def _tell_use(kind: KeyKind, path: Path) -> None:
         _tell("The gateway takes it within a second.")
         return
     setting = use.setting.replace("FILE", str(path.resolve()))
-    _tell(f"The gateway asks for keys once {GATEWAY_FILE.file} says so; add there, and restart it:")
+    _tell(f"The gateway asks for it once {GATEWAY_FILE.file} says so; add there, and restart it:")
     _tell(setting)
 
 

@@ -93,7 +93,7 @@ def _of_environment(name: str, place: Place) -> str:
 
 def _usable(value: str, place: Place) -> str:
     """A secret that can travel in a header; errors never show it."""
-    secret = value.strip()
-    if len(secret) > _MAX_SECRET or not re.fullmatch(r"[!-~]+", secret):
+    usable = value.strip()
+    if len(usable) > _MAX_SECRET or not re.fullmatch(r"[!-~]+", usable):
         raise place.wrong("the secret there must be one word of plain ASCII")
-    return secret
+    return usable

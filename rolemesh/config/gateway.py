@@ -50,21 +50,21 @@ def load_gateway(path: Path, environ: Mapping[str, str]) -> GatewaySettings:
 
 
 def _gateway_file(place: Place) -> GatewaySettings:
-    found = settings(place, _KEYS)
+    found = settings(place, KEYS)
     if not found.get("roles"):
         place.warn("lists no roles, so there are only those that nodes announce")
     return GatewaySettings(**found.pop("gateway", {}), **found)
 
 
 def _gateway(place: Place) -> dict[str, Any]:
-    return settings(place, _GATEWAY_KEYS)
+    return settings(place, GATEWAY_KEYS)
 
 
 def _unknown_model(place: Place) -> str | None:
     return None if place.value == "error" else existing_role(place)
 
 
-_GATEWAY_KEYS: Mapping[str, Reader[Any]] = {
+GATEWAY_KEYS: Mapping[str, Reader[Any]] = {
     "listen": listed(listen, least=1),
     "keys": private_file,
     "nodes": built(
@@ -74,4 +74,4 @@ _GATEWAY_KEYS: Mapping[str, Reader[Any]] = {
     "default_role": existing_role,
     "drain": duration,
 }
-_KEYS: Mapping[str, Reader[Any]] = {"roles": roles, "gateway": _gateway}
+KEYS: Mapping[str, Reader[Any]] = {"roles": roles, "gateway": _gateway}

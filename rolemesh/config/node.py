@@ -15,7 +15,7 @@ from rolemesh.config.runs import GpuChoice, Run, program, runs
 from rolemesh.config.scalars import duration, label, plain_name, some_time
 from rolemesh.config.urls import address, ports, url
 
-__all__ = ["GpuChoice", "Health", "NodeSettings", "Restart", "Run", "load_node"]
+__all__ = ["KEYS", "GpuChoice", "Health", "NodeSettings", "Restart", "Run", "load_node"]
 
 
 @frozen
@@ -63,7 +63,7 @@ def load_node(path: Path, environ: Mapping[str, str]) -> NodeSettings:
 
 
 def _node_file(place: Place) -> NodeSettings:
-    found = settings(place, _KEYS, required=("gateway",))
+    found = settings(place, KEYS, required=("gateway",))
     return NodeSettings(**{_FIELDS[key]: value for key, value in found.items() if key in _FIELDS})
 
 
@@ -92,7 +92,7 @@ def _as_name(host: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", host).lstrip("._-")[:64] or "node"
 
 
-_KEYS: Mapping[str, Reader[Any]] = {
+KEYS: Mapping[str, Reader[Any]] = {
     "gateway": _gateways,
     "token": secret,
     "models_dir": folder,
@@ -107,4 +107,4 @@ _KEYS: Mapping[str, Reader[Any]] = {
     "stop": duration,
 }
 _NOT_FIELDS = ("models_dir", "llama_server")  # the entries of `run` have taken them in
-_FIELDS = {key: key for key in _KEYS if key not in _NOT_FIELDS} | {"gateway": "gateways"}
+_FIELDS = {key: key for key in KEYS if key not in _NOT_FIELDS} | {"gateway": "gateways"}

@@ -73,7 +73,7 @@ def _role(name: str, place: Place) -> Role:
 
 
 def _full_role(name: str, place: Place) -> Role:
-    found = settings(place, _ROLE_KEYS)
+    found = settings(place, ROLE_KEYS)
     if name in found.get("fallback", ()):
         raise place.child("fallback").wrong("a role cannot fall back to itself")
     return Role(name, **{_FIELDS.get(key, key): value for key, value in found.items()})
@@ -100,7 +100,7 @@ def _target(place: Place) -> Target:
 
 
 def _full_target(place: Place) -> Target:
-    found = settings(place, _TARGET_KEYS)
+    found = settings(place, TARGET_KEYS)
     if "url" not in found and "model" not in found:
         raise place.wrong("needs a 'url' or a 'model'")
     for key in ("key", "slots"):
@@ -193,13 +193,13 @@ def globs_meet(one: str, other: str) -> bool:
 
 _FIELDS = {"timeout": "timeouts"}
 
-_TARGET_KEYS: Mapping[str, Reader[Any]] = {
+TARGET_KEYS: Mapping[str, Reader[Any]] = {
     "url": url,
     "model": model_name,
     "key": secret,
     "slots": whole(1, MOST_SLOTS),
 }
-_ROLE_KEYS: Mapping[str, Reader[Any]] = {
+ROLE_KEYS: Mapping[str, Reader[Any]] = {
     "use": _targets,
     "policy": one_of(Policy),
     "fallback": listed(existing_role),

@@ -81,7 +81,7 @@ def _entry(place: Place) -> dict[str, Any]:
     found: dict[str, Any] = {}
     gather = Gather()
     with gather:
-        found.update(settings(place, _RUN_KEYS, required=("model",)))
+        found.update(settings(place, RUN_KEYS, required=("model",)))
     with gather:
         found["file"] = _weights(place)
     with gather:
@@ -104,9 +104,8 @@ def _weights(place: Place) -> Path:
         raise ConfigError([])  # that 'model' is missing is told already
     name = read(at, text) if named else f"{read(at, model_name)}.gguf"
     home = _of_all_entries(place, "models_dir", folder) or place.document.folder
-    found: Path = path(at, home, name)
-    status = status_of(found, at)
-    if status is None:
+    found = path(at, home, name)
+    if status_of(found, at) is None:
         raise at.wrong(f"there is no file {found}{_neighbour(found)}")
     if found.is_dir():
         raise at.wrong(f"{found} is a folder, not a model's file")
@@ -177,21 +176,19 @@ def _own_variable(name: str, place: Place) -> str:
 
 def _check_ids(found: Sequence[Mapping[str, Any]], place: Place) -> None:
     gather = Gather()
-    first: dict[str, str] = {}
+    first: dict[str, int] = {}
     for index, each in enumerate(found):
-        if "id" in each and each["id"] in first:
+        if "id" in each and first.setdefault(each["id"], index) != index:
             with gather:
                 at = place.child(index).child("id")
-                raise at.wrong(f"{at.shown} is already the id of {first[each['id']]}")
-        elif "id" in each:
-            first[each["id"]] = f"{place.name}[{index}]"
+                raise at.wrong(f"{at.shown} is already the id of {place.name}[{first[each['id']]}]")
     gather.finish()
 
 
 def _with_ids(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Entries with ids: the given one, `gpuN` when it alone uses GPU N, else one by its model."""
     given = {each["id"] for each in found if "id" in each}
-    by_gpu = Counter(_gpu_id(each) for each in found if "id" not in each)
+    by_gpu = Counter(_gpu_id(each) for each in found)
     alone = {name for name, count in by_gpu.items() if name and count == 1} - given
     taken = given | alone
     for each in found:
@@ -216,7 +213,7 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-_RUN_KEYS: Mapping[str, Reader[Any]] = {
+RUN_KEYS: Mapping[str, Reader[Any]] = {
     "model": model_name,
     "file": text,
     "gpu": _gpu,

@@ -51,6 +51,7 @@ def label(place: Place) -> str:
 
 
 def boolean(place: Place) -> bool:
+    """True or false; the words of either that came out of `${…}` are one too."""
     answers = {True: True, False: False, "true": True, "false": False}
     if isinstance(place.value, bool | str) and place.value in answers:
         return answers[place.value]
@@ -126,6 +127,7 @@ ROLE_RULE = "use a-z, 0-9, dot, hyphen and underscore, at most 64"
 
 
 def is_role_name(name: str) -> bool:
+    """Whether a text may be a role's name."""
     return _ROLE.fullmatch(name) is not None
 
 
@@ -139,6 +141,7 @@ def plain_name(place: Place) -> str:
 
 
 def model_name(place: Place) -> str:
+    """The short name of a model, as it is known to nodes or to an external server."""
     name = text(place)
     if not _MODEL.fullmatch(name):
         rule = "use letters, digits and . _ : / + -, at most 128"
@@ -155,4 +158,5 @@ def variable(place: Place) -> str:
 
 
 def is_variable(name: str) -> bool:
+    """Whether a text may be the name of an environment variable."""
     return _VARIABLE.fullmatch(name) is not None

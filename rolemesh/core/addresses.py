@@ -187,7 +187,7 @@ def _usual_port(port: int) -> bool:
 
 def _looks_numeric(host: str) -> bool:
     """Whether a resolver may take a host for an IPv4 address, whatever its spelling."""
-    return _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]) is not None
+    return _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
 
 
 def _literal(text: str) -> Address:

@@ -115,7 +115,8 @@ class Backend:
     """One OpenAI-compatible server at one base URL.
 
     `context` is in tokens that one request may use, 0 when unknown; `slots` is how many sequences
-    decode at a time, None when unknown.
+    decode at a time, None when unknown. `llama_server`: it is known to be llama.cpp's; `tools`:
+    whether its chat template knows tools, None when unknown.
     """
 
     id: BackendId
@@ -126,4 +127,6 @@ class Backend:
     slots: int | None = None
     context: int = 0
     build: str = ""
+    llama_server: bool = False
+    tools: bool | None = None
     labels: Mapping[str, str] = field(factory=dict, hash=False)

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 import msgspec
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Params
@@ -40,6 +40,8 @@ _FORBIDDEN: Mapping[str, str] = {
     "lora": "adapters are set where the model is started",
 }
 
+_NO_PARAMS = Params()
+
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _whole = msgspec.json.Decoder()
 
@@ -59,17 +61,28 @@ class Ask:
     facts: Mapping[str, Any] = field(repr=False)
     size: int = 0
 
-    def body(self, model: str | None, params: Params) -> bytes:
-        """The body that goes upstream: each top-level key once, `model` and `params` applied."""
-        members: dict[str, Any] = dict(self.members)
-        for name, value in params.default.items():
-            members.setdefault(name, value)
-        members.update(params.set)
-        for name in params.drop:
-            members.pop(name, None)
-        if model is not None:
-            members["model"] = model
+    def with_params(self, params: Params) -> "Ask":
+        """The same with a role's `params` applied."""
+        if params == _NO_PARAMS:
+            return self
+        members = {**_encoded(params.default), **self.members, **_encoded(params.set)}
+        facts = {**params.default, **self.facts, **params.set}
+        return evolve(
+            self,
+            members={name: raw for name, raw in members.items() if name not in params.drop},
+            facts={name: fact for name, fact in facts.items() if name not in params.drop},
+        )
+
+
+def encode(members: Mapping[str, msgspec.Raw], model: str | None) -> bytes:
+    """The body that goes upstream: each top-level key once; `model` None leaves what is there."""
+    if model is None:
         return msgspec.json.encode(members)
+    return msgspec.json.encode({**members, "model": model})
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items()}
 
 
 def read(api: Api, body: bytes) -> Ask:

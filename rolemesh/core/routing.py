@@ -44,6 +44,8 @@ class Candidate:
     in_flight: int = 0
     elsewhere: int = 0
     context: int = 0
+    model: str | None = None
+    tools: bool | None = None
     labels: frozenset[tuple[str, str]] = frozenset()
     warmth: float = 1.0
     last_turn: int = 0
@@ -60,11 +62,17 @@ class Candidate:
 
 @frozen
 class Need:
-    """What one request asks of a backend; `tried` are those that failed it already."""
+    """What one request asks of a backend; `tried` are those that failed it already.
+
+    `context` and `model` are what a second try needs: enough room for a prompt that was too long
+    for another backend, or the very model that gave the first part of an answer.
+    """
 
     role: Role
     tokens: int = 0
     node: str | None = None
+    context: int = 0
+    model: str | None = None
     tried: frozenset[BackendId] = frozenset()
 
 
@@ -130,13 +138,24 @@ def _unfit(candidate: Candidate, need: Need) -> str:
         return f"the request is pinned to node '{need.node}'"
     if candidate.draining:
         return "it is draining"
-    return lacks(candidate.context, candidate.labels, need.role.require)
+    if need.context and candidate.context < need.context:
+        return f"{candidate.context} tokens per slot, the request needs {need.context}"
+    if need.model is not None and candidate.model != need.model:
+        return "it serves another model"
+    return lacks(candidate.context, candidate.tools, candidate.labels, need.role.require)
 
 
-def lacks(context: int, labels: frozenset[tuple[str, str]], require: Requirements) -> str:
-    """What a backend lacks to be in a role, as a clause; empty when it lacks nothing."""
+def lacks(
+    context: int,
+    tools: bool | None,
+    labels: frozenset[tuple[str, str]],
+    require: Requirements,
+) -> str:
+    """What a backend lacks to be in a role, as a clause; empty when it lacks nothing known."""
     if require.context and context and context < require.context:
         return f"{context} tokens per slot, the role requires {require.context}"
+    if require.tools and tools is False:
+        return "its chat template knows no tools, which the role requires"
     for name, value in require.labels.items():
         if (name, value) not in labels:
             return f"its node has no label {name}={value}, which the role requires"

@@ -12,6 +12,7 @@ LONGEST_EVENT = 1 << 20  # bytes of one line, and of one event's data
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _BOM = b"\xef\xbb\xbf"
 _FIRST_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data: ?([^\r\n]*)[\r\n]")
 _DONE_LINES = (b"\ndata: [DONE]", b"\rdata: [DONE]", b"\ndata:[DONE]", b"\rdata:[DONE]")
@@ -92,6 +93,30 @@ class Splitter:
             self._held += len(value)
         elif name == b"event":
             self._name = value.removeprefix(b" ")
+
+
+class WholeEvents:
+    """Holds the piece of an event back until its rest is there.
+
+    Behind half an event, no client could read the one that says why nothing follows.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """The whole events up to here.
+
+        :raises BrokenStream: an event is longer than LONGEST_EVENT.
+        """
+        if not self._held and piece.endswith(b"\n\n"):
+            return piece
+        held = self._held + piece
+        end = max(held.rfind(mark) + len(mark) if mark in held else 0 for mark in _EVENT_ENDS)
+        self._held = held[end:]
+        if len(self._held) > LONGEST_EVENT:
+            raise BrokenStream(f"an event is longer than {LONGEST_EVENT} bytes")
+        return held[:end]
 
 
 def first_data(head: bytes) -> bytes | None:

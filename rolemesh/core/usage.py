@@ -171,10 +171,10 @@ def _first_object(key: bytes, text: bytes) -> dict[str, Any]:
 
 
 def _last_object(key: bytes, text: bytes) -> dict[str, Any]:
-    """The last object that is a member by this name; a quote inside a string has a backslash."""
+    """The last object that is a member by this name; in a text, its quotes would be escaped."""
     at = len(text)
     while (at := text.rfind(key, 0, at)) >= 0:
-        found = None if text[at - 1 : at] == b"\\" else _object_after(at + len(key), text)
+        found = _object_after(at + len(key), text)
         if found is not None:
             return found
     return {}

@@ -1,19 +1,27 @@
 """An answer into a client's hands: whole, or as a stream that never looks whole when it is not."""
 
-from attrs import define
+from collections.abc import Mapping
+
+from attrs import define, evolve
+from msgspec import Raw
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from rolemesh.core.attempts import RULES, Outcome
+from rolemesh.core.attempts import Outcome
 from rolemesh.core.errors import Refusal
+from rolemesh.core.health import Sign
+from rolemesh.core.model import Params
 from rolemesh.core.openai import Api
-from rolemesh.core.sse import DONE, error_event
-from rolemesh.core.usage import Ending, TailTap, usage_of_json
-from rolemesh.gateway.dispatch import Answer, Call, Dispatch
+from rolemesh.core.rescue import Rescue, eligible
+from rolemesh.core.sse import DONE, BrokenStream, WholeEvents, comment, error_event
+from rolemesh.core.usage import Ending, TailTap
+from rolemesh.gateway.attempt import Answer, Call
+from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
 from rolemesh.gateway.records import Record, Records
 from rolemesh.gateway.registry import Registry
-from rolemesh.gateway.relay import Body, Broken, Client, Patience, SlowClient
+from rolemesh.gateway.relay import Body, Broken, Client, Patience, SlowClient, Through
 
 _ENDS_WITH_DONE = (Api.CHAT, Api.COMPLETIONS)
 _STREAM_HEADERS = {
@@ -32,6 +40,8 @@ class Delivery:
     _records: Records
     _dispatch: Dispatch
 
+    log = Logger()
+
     async def deliver(self, answer: Answer, call: Call, request: EdgeRequest) -> None:
         """Give the client all of an answer; its slot is free when this is over, however it ends."""
         record = call.record
@@ -39,7 +49,7 @@ class Delivery:
         self._records.answering(record)
         try:
             if isinstance(answer.body, Body):
-                await self._stream(answer, answer.body, call, request)
+                await self._stream(answer, call, request)
             else:
                 self._whole(answer, answer.body, call, request)
         finally:
@@ -47,37 +57,112 @@ class Delivery:
             self._learn(record)
 
     def _whole(self, answer: Answer, body: bytes, call: Call, request: EdgeRequest) -> None:
-        record = call.record
-        if answer.passed is not None:
+        record, passed = call.record, answer.passed
+        if passed is not None:
             anthropic = call.ask.api.anthropic
-            passed = answer.passed
             body = passed.anthropic_body(record.id) if anthropic else passed.openai_body()
             record.code = passed.code
             request.setHeader("x-should-retry", "false")
-        else:
-            record.usage = usage_of_json(call.ask.api, body)
-        self._head(answer, call, request, {"content-type": answer.content_type})
+        record.usage = answer.usage
+        self._head(answer, call, request, {"content-type": "application/json"})
         request.setHeader("content-length", str(len(body)))
         request.write(body)
         record.size, record.end = len(body), "complete"
 
-    async def _stream(self, answer: Answer, body: Body, call: Call, request: EdgeRequest) -> None:
-        record, ask = call.record, call.ask
-        tap = TailTap(ask.api, _choices(call))
+    async def _stream(self, answer: Answer, call: Call, request: EdgeRequest) -> None:
         self._head(answer, call, request, _STREAM_HEADERS)
-        idle = call.want.need.role.timeouts.idle
+        tap = TailTap(call.ask.api, _choices(call))
         try:
-            await body.pour(Client(request, tap.feed), Patience(idle, answer.deadline))
+            await self._pour(answer, call, request, tap)
             self._close_stream(tap.ending(), call, request)
         except Broken as broken:
-            self._break_off(str(broken), call, request)
+            self._break_off(broken, call, request)
         except SlowClient:
-            record.end = "the client did not read"
+            call.record.end = "the client did not read"
             request.channel.transport.abortConnection()
             raise CancelledError() from None
         finally:
-            record.size = body.size
-            record.usage = tap.ending().usage
+            call.record.usage = tap.ending().usage
+
+    async def _pour(self, answer: Answer, call: Call, request: EdgeRequest, tap: TailTap) -> None:
+        """Pour the answer, and where its role wants that, its rest from another backend."""
+        rescue = None
+        if answer.role.rescue and eligible(call.ask.api, call.ask.facts):
+            rescue = Rescue()
+        through = rescue.feed if rescue is not None else WholeEvents().feed
+        try:
+            await self._pour_one(answer, call, request, tap, through)
+        except Broken as broken:
+            if rescue is None or not rescue.possible or answer.grant.backend.model is None:
+                raise
+            self._dispatch.close(answer)
+            await self._rescue(rescue, broken, answer, call, request, tap)
+
+    async def _rescue(
+        self,
+        rescue: Rescue,
+        broken: Broken,
+        answer: Answer,
+        call: Call,
+        request: EdgeRequest,
+        tap: TailTap,
+    ) -> None:
+        """Let another backend of the same model go on where the first one broke off.
+
+        :raises Broken: when none can; then the first one's end is the client's.
+        """
+        first, continuation = answer.grant.backend, rescue.continuation(answer.sent)
+        call.record.tries[-1] = evolve(call.record.tries[-1], outcome=Outcome.CUT)
+        self._registry.sign(first.id, Sign.BROKE)
+        rest = self._continued(call, answer, continuation.members)
+        try:
+            second = await self._dispatch.open(rest)
+        except Refusal:
+            raise broken from None
+        try:
+            if not isinstance(second.body, Body):
+                raise broken
+            self.log.info(
+                "{first} {why}; {second} goes on after {spent} tokens",
+                first=str(first.id),
+                why=str(broken),
+                second=str(second.grant.backend.id),
+                spent=rescue.spent,
+                **{"http.request.id": call.record.id, "rolemesh.role": call.record.role},
+            )
+            request.write(comment(f"{first.id} {broken}; {second.grant.backend.id} goes on"))
+            await self._pour_one(second, call, request, tap, continuation.splice.feed)
+        finally:
+            self._dispatch.close(second)
+
+    def _continued(self, call: Call, answer: Answer, members: Mapping[str, Raw]) -> Call:
+        want, backend = call.wants[0], answer.grant.backend
+        role = evolve(answer.role, params=Params())  # they were applied to what was sent
+        need = evolve(
+            want.need,
+            role=role,
+            model=backend.model,
+            tried=want.need.tried | {backend.id},
+        )
+        ask = evolve(call.ask, members=members)
+        return evolve(call, ask=ask, wants=(evolve(want, need=need),))
+
+    async def _pour_one(
+        self,
+        answer: Answer,
+        call: Call,
+        request: EdgeRequest,
+        tap: TailTap,
+        through: Through,
+    ) -> None:
+        assert isinstance(answer.body, Body)
+        client = Client(request, tap.feed, through)
+        try:
+            await answer.body.pour(client, Patience(answer.role.timeouts.idle, answer.deadline))
+        except BrokenStream as broken:
+            raise Broken(f"sent a stream that cannot be read: {broken}") from None
+        finally:
+            call.record.size += answer.body.size
 
     def _close_stream(self, ending: Ending, call: Call, request: EdgeRequest) -> None:
         """Let a stream end that came to its end.
@@ -90,14 +175,12 @@ class Delivery:
             request.write(DONE)
         call.record.end = "complete" if ending.complete else "complete; [DONE] added"
 
-    def _break_off(self, why: str, call: Call, request: EdgeRequest) -> None:
+    def _break_off(self, why: Broken, call: Call, request: EdgeRequest) -> None:
         """Tell the client in the stream what happened, and end it so that it looks unfinished."""
         record = call.record
         if record.backend is not None:
-            sign = RULES[Outcome.CUT].sign
-            if sign is not None:
-                self._registry.sign(record.backend, sign)
-        standing = self._registry.standing(call.want.need.role)
+            self._registry.sign(record.backend, Sign.BROKE)
+        standing = self._registry.standing(call.wants[0].need.role)
         refusal = Refusal(
             "upstream_disconnected",
             f"{record.backend} {why}; not retried because part was delivered. Send again: "
@@ -107,7 +190,7 @@ class Delivery:
         end_unfinished(request, error_event(call.ask.api, refusal, record.id))
 
     def _head(
-        self, answer: Answer, call: Call, request: EdgeRequest, headers: dict[str, str]
+        self, answer: Answer, call: Call, request: EdgeRequest, headers: Mapping[str, str]
     ) -> None:
         request.setResponseCode(answer.status)
         for name, value in {**headers, **_told(call.record)}.items():

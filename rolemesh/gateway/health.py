@@ -27,6 +27,7 @@ class _Props(msgspec.Struct):
     total_slots: int | None = None
     build_info: str = ""
     default_generation_settings: dict[str, Any] = {}
+    chat_template_caps: dict[str, bool] | None = None
 
 
 class Checks(Service):
@@ -156,6 +157,7 @@ class Checks(Service):
             slots=props.total_slots if props.total_slots > 0 else None,
             context=context if isinstance(context, int) and context > 0 else 0,
             build=props.build_info[:256],
+            tools=(props.chat_template_caps or {}).get("supports_tools"),
         )
 
     async def _get(self, backend: Backend, path: str) -> tuple[int, bytes]:

@@ -142,7 +142,7 @@ class NodeApi:
             return Refusal("role_not_allowed", f"{where}: its token does not allow that role")
         listed = self.roles.listed.get(role)
         labels = frozenset(registration.labels.items())
-        lack = lacks(report.context, labels, listed.require) if listed else ""
+        lack = lacks(report.context, None, labels, listed.require) if listed else ""
         return Refusal("role_not_allowed", f"{where}: {lack}") if lack else None
 
     async def _pinned(self, base_url: str, policy: AddressPolicy) -> str:

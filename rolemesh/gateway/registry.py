@@ -164,7 +164,8 @@ class Registry:
 
     def _lack(self, entry: Entry, role: Role) -> str:
         backend = entry.backend
-        lack = lacks(backend.context, frozenset(backend.labels.items()), role.require)
+        labels = frozenset(backend.labels.items())
+        lack = lacks(backend.context, backend.tools, labels, role.require)
         if lack:
             return f"is not in '{role.name}': {lack}"
         if entry.draining:
@@ -280,8 +281,10 @@ class Registry:
             self._remove(id)
         self._changed()
 
-    def read(self, id: BackendId, *, slots: int | None, context: int, build: str) -> None:
-        """Fill in what a server says of itself, where nobody else has said it."""
+    def read(
+        self, id: BackendId, *, slots: int | None, context: int, build: str, tools: bool | None
+    ) -> None:
+        """Fill in what a llama-server says of itself, where nobody else has said it."""
         entry = self._entries.get(id)
         if entry is None:
             return
@@ -291,6 +294,8 @@ class Registry:
             slots=backend.slots if backend.slots is not None else slots,
             context=backend.context or context,
             build=backend.build or build,
+            llama_server=True,
+            tools=tools,
         )
         self._changed()
 
@@ -393,6 +398,8 @@ def _candidate(
         in_flight=entry.in_flight,
         elsewhere=max(0, busy - entry.in_flight) if busy is not None else 0,
         context=backend.context,
+        model=backend.model,
+        tools=backend.tools,
         labels=frozenset(backend.labels.items()),
         warmth=entry.health.warmth(now),
         last_turn=entry.turns.get(role, 0),
@@ -411,4 +418,6 @@ def _merged(new: Backend, old: Backend) -> Backend:
         slots=new.slots if new.slots is not None else old.slots,
         context=new.context or old.context,
         build=new.build or old.build,
+        llama_server=old.llama_server,
+        tools=old.tools,
     )

@@ -15,6 +15,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from rolemesh.core.attempts import Outcome
+from rolemesh.core.sse import BrokenStream
 from rolemesh.gateway.upstream import TryFailed
 
 
@@ -28,16 +29,22 @@ class Sink(Interface):
     def end(self) -> None: ...
 
 
+Through = Callable[[bytes], bytes]
+
+
 @frozen
 class Client:
-    """The client's side of a relay; `tap` sees every byte that goes by."""
+    """The client's side of a relay: what `through` makes of each piece is written, and tapped."""
 
     request: Request
     tap: Callable[[bytes], None]
+    through: Through
 
     def write(self, data: bytes) -> None:
-        self.request.write(data)
-        self.tap(data)
+        passed = self.through(data)
+        if passed:
+            self.request.write(passed)
+            self.tap(passed)
 
     def begin(self, producer: IPushProducer) -> None:
         self.request.registerProducer(producer, True)
@@ -123,12 +130,19 @@ class Body(protocol.Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.size += len(data)
         if self._sink is not None:
-            self._moved = self._clock.seconds()
-            self._sink.write(data)
+            self._give(self._sink, data)
             return
         self._held += data
         if not self.begun.called:
             self._hold()
+
+    def _give(self, sink: Sink, data: bytes) -> None:
+        self._moved = self._clock.seconds()
+        try:
+            sink.write(data)
+        except BrokenStream as broken:
+            if not self._poured.called:
+                self._break(broken)
 
     def _hold(self) -> None:
         held = bytes(self._held)
@@ -155,13 +169,16 @@ class Body(protocol.Protocol):
         """Give `sink` what is held and all that follows.
 
         Fires at the body's proper end. Fails with Broken when the upstream breaks off or is silent
-        for too long, with SlowClient when the sink takes nothing for too long.
+        for too long, with BrokenStream when the sink cannot read it, and with SlowClient when the
+        sink takes nothing for too long.
         """
         self._sink, self._patience = sink, patience
         self._moved = self._clock.seconds()
         held, self._held = bytes(self._held), bytearray()
         if held:
-            sink.write(held)
+            self._give(sink, held)
+        if self._poured.called:
+            return self._poured
         if self._end is not None:
             self._finish()
             return self._poured

@@ -21,6 +21,7 @@ from rolemesh.core.affinity import Memory
 from rolemesh.core.errors import Refusal
 from rolemesh.core.roles import RoleBook
 from rolemesh.gateway.admission import Admission
+from rolemesh.gateway.attempt import Attempt
 from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge import Limits, build_site
@@ -103,7 +104,7 @@ def build(
     memory = Memory()
     registry.on_gone.append(memory.forget)
     admission = Admission(reactor, registry, random)
-    dispatch = Dispatch(reactor, registry, admission, upstream, memory)
+    dispatch = Dispatch(reactor, registry, admission, Attempt(reactor, upstream), memory)
     keys = _gatekeeper(reactor, settings)
     book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
     nodes = NodeApi(

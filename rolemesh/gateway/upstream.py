@@ -140,14 +140,16 @@ class Upstream:
         if backend.key:
             sent.setRawHeaders("authorization", [f"Bearer {backend.key}"])
         try:
-            response = await client.request(
-                method,
-                backend.base_url + path,
-                headers=sent,
-                data=BytesBody(body) if body is not None else None,
-                unbuffered=True,
-                allow_redirects=False,
-                reactor=self._reactor,
+            response = await _given_up_plainly(
+                client.request(
+                    method,
+                    backend.base_url + path,
+                    headers=sent,
+                    data=BytesBody(body) if body is not None else None,
+                    unbuffered=True,
+                    allow_redirects=False,
+                    reactor=self._reactor,
+                )
             )
         except CancelledError:
             raise
@@ -161,6 +163,23 @@ class Upstream:
             agent = _PlainAgent(self._agent_for(self._reactor, connect_timeout))
             self._agents[connect_timeout] = agent
         return agent
+
+
+def _given_up_plainly(asking: Deferred[Any]) -> Deferred[Any]:
+    """`asking`, which when cancelled fails with CancelledError; Twisted's own failure would look
+    like a backend that went away."""
+
+    def give_up(waiting: Deferred[Any]) -> None:
+        waiting.errback(CancelledError())
+        asking.cancel()
+
+    def pass_on(result: Any) -> None:
+        if not plain.called:
+            plain.callback(result)
+
+    plain: Deferred[Any] = Deferred(give_up)
+    asking.addBoth(pass_on)
+    return plain
 
 
 def _outcome_of(error: Exception) -> Outcome:

@@ -1,6 +1,6 @@
 """The Klein routes for clients: decode, await, encode. No decisions."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,8 +17,9 @@ from rolemesh.core.openai import Api, Ask, read
 from rolemesh.core.roles import RoleBook, Wanted
 from rolemesh.core.routing import Go, Need, No
 from rolemesh.gateway.admission import Admission, Want
+from rolemesh.gateway.attempt import Call
 from rolemesh.gateway.delivery import Delivery
-from rolemesh.gateway.dispatch import Call, Dispatch
+from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper
@@ -172,8 +173,8 @@ class ClientApi:
         wanted = self._wanted(ask.model, key)
         record.role = wanted.role.name
         chain = self._chain(request, ask)
-        want = self._want(request, ask, wanted, key, chain)
-        call = Call(ask, want, _upstream_headers(request), record, chain)
+        wants = [self._want(request, ask, each, key, chain) for each in self._in_turn(wanted)]
+        call = Call(ask, tuple(wants), _upstream_headers(request), record, chain)
         answer = await self._dispatch.open(call)
         await self._delivery.deliver(answer, call, request)
 
@@ -192,6 +193,12 @@ class ClientApi:
         return Want(
             Need(wanted.role, tokens, wanted.node), owner, chain.session, wait, cached, output
         )
+
+    def _in_turn(self, wanted: Wanted) -> Iterator[Wanted]:
+        """The wanted role and those that stand in for it; a key for the one is good for these."""
+        yield wanted
+        for name in wanted.role.fallback:
+            yield Wanted(self.roles.listed[name])
 
     def _chain(self, request: EdgeRequest, ask: Ask) -> Chain:
         headers = {

@@ -99,10 +99,10 @@ class Agent(Service):
         self._reporter.start()
         self.run(self._runs)
 
-    def run(self, runs: tuple[Run, ...]) -> None:
-        """Run these entries from now on."""
-        self._starting = Deferred.fromCoroutine(self._servers.run(runs))
-        self._starting.addErrback(self._not_started)
+    def run(self, runs: tuple[Run, ...]) -> Deferred[None]:
+        """Run these entries from now on. Fires when what left is gone and what came is started."""
+        self._starting = starting = Deferred.fromCoroutine(self._servers.run(runs))
+        return starting.addErrback(self._not_started)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

@@ -1,7 +1,10 @@
 """Small HTTP calls to servers that we do not trust with our time or memory."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -84,6 +87,23 @@ class _Reader(Protocol):
             self.transport.loseConnection()
 
 
+def _leavable(exchange: Coroutine[Any, Any, Answer]) -> Deferred[Answer]:
+    """The answer, where a cancel is a CancelledError in every phase; an Agent has a name for each."""
+    going_on = Deferred.fromCoroutine(exchange)
+
+    def leave(done: Deferred[Answer]) -> None:
+        done.errback(CancelledError())
+        going_on.cancel()
+
+    def arrive(result: Answer | Failure) -> None:
+        if not done.called:
+            done.callback(result)  # type: ignore[arg-type]
+
+    done: Deferred[Answer] = Deferred(leave)
+    going_on.addBoth(arrive)
+    return done
+
+
 class Caller:
     """One exchange at a time over an Agent: no redirects, no cookies, a limit on time and size."""
 
@@ -108,7 +128,7 @@ class Caller:
         :raises TooLong: when the body has more than `limit` bytes.
         :raises Exception: what the Agent raises when the server cannot be reached or breaks off.
         """
-        exchange = Deferred.fromCoroutine(self._exchange(method, url, bearer, body, limit))
+        exchange = _leavable(self._exchange(method, url, bearer, body, limit))
         return await exchange.addTimeout(timeout or self._timeout, self._clock)
 
     async def _exchange(

@@ -19,6 +19,7 @@ HELPER = Path(__file__).with_name("nvml_helper.py")
 INTERVAL = 5.0  # seconds between samples
 DEADLINE = 5.0  # seconds that a sample may be late
 PAUSE = 60.0  # seconds between a helper's end and the next one
+MOST_GPUS = 64
 LONGEST_SAMPLE = 256 * 1024  # bytes
 
 
@@ -167,15 +168,20 @@ def choose(choice: GpuChoice, gpus: Sequence[GpuReport], problem: str = "") -> t
 def _choose_one(name: str | int, gpus: Sequence[GpuReport], problem: str) -> str:
     if isinstance(name, str) and name.startswith(("GPU-", "MIG-")):
         return name
-    found = [gpu for gpu in gpus if gpu.index == name] or [
-        gpu for gpu in gpus if str(name).lower() in gpu.name.lower()
-    ]
+    found = [gpu for gpu in gpus if _fits(name, gpu)]
     if not found:
         raise NoSuchGpu(f"no GPU {name!r}: {_here(gpus, problem)}")
     if len(found) > 1:
         indexes = ", ".join(str(gpu.index) for gpu in found)
         raise NoSuchGpu(f"{name!r} fits the GPUs {indexes}; say which by index or UUID")
     return found[0].uuid
+
+
+def _fits(name: str | int, gpu: GpuReport) -> bool:
+    """An index, or a part of the name; a number beyond any index, as in 4090, is one of those."""
+    if isinstance(name, int) and name < MOST_GPUS:
+        return gpu.index == name
+    return str(name).lower() in gpu.name.lower()
 
 
 def _here(gpus: Sequence[GpuReport], problem: str) -> str:

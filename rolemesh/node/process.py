@@ -71,6 +71,7 @@ class Child(ProcessProtocol):
                 _empty(pipe)
         for stream in self._streams.values():
             stream.flush()
+        self.transport.loseConnection()  # another holder of the pipes must not keep them open
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessExitedAlready):

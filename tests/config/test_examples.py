@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from rolemesh.config import gateway, node, roles, runs
 from rolemesh.config.gateway import GatewaySettings
 from rolemesh.config.node import NodeSettings
 from tests.config.written import WrittenTests
@@ -62,11 +63,9 @@ class ExampleTests(WrittenTests):
 
     def test_documentation_names_every_key(self) -> None:
         """Every key that a file may have stands in docs/CONFIG.md."""
-        from rolemesh.config import gateway, node, roles, runs
-
         text = (ROOT / "docs/CONFIG.md").read_text()
-        tables = (gateway._GATEWAY_KEYS, node._KEYS, roles._ROLE_KEYS, roles._TARGET_KEYS)
-        for key in (key for table in (*tables, runs._RUN_KEYS) for key in table):
+        tables = (gateway.GATEWAY_KEYS, node.KEYS, roles.ROLE_KEYS, roles.TARGET_KEYS)
+        for key in (key for table in (*tables, runs.RUN_KEYS) for key in table):
             self.assertRegex(text, rf"\| `{key}[`.]", key)
 
     def load(self, block: str) -> GatewaySettings | NodeSettings:

@@ -8,18 +8,18 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from rolemesh.config.gateway import _GATEWAY_KEYS, GatewaySettings, load_gateway
-from rolemesh.config.node import _KEYS, NodeSettings, load_node
+from rolemesh.config.gateway import GATEWAY_KEYS, GatewaySettings, load_gateway
+from rolemesh.config.node import KEYS, NodeSettings, load_node
 from rolemesh.config.problems import ConfigError
-from rolemesh.config.roles import _ROLE_KEYS, _TARGET_KEYS
-from rolemesh.config.runs import _RUN_KEYS
+from rolemesh.config.roles import ROLE_KEYS, TARGET_KEYS
+from rolemesh.config.runs import RUN_KEYS
 from tests.config.written import WrittenTests
 
 ENVIRON = {"A": "x\udcff", "B": "1", "HOME": "/nowhere"}
 KEYS = sorted(
     {"roles", "gateway", "a", "b", "context", "tools", "labels", "default", "set", "drop"}
     | {"connect", "idle", "max", "wait", "tokens", "allowed_networks", "announce", "first"}
-    | {*_GATEWAY_KEYS, *_KEYS, *_ROLE_KEYS, *_TARGET_KEYS, *_RUN_KEYS}
+    | {*GATEWAY_KEYS, *KEYS, *ROLE_KEYS, *TARGET_KEYS, *RUN_KEYS}
 )
 MARKS = [
     *"-?:,[]{}#&*!|>'\"%@`\n ~$\\\t",

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from attrs import evolve
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -48,6 +48,7 @@ class ContentTests(KeyFileCase):
         self.assertEqual(read_key_file(self.path), (full, other))
 
     @given(WORDS, WORDS)
+    @example("1e5", "2027-01-31")
     def test_any_words(self, name: str, note: str) -> None:
         """Names and notes that look like numbers, dates or YAML come back as text."""
         record = evolve(RECORD, name=name, note=note)

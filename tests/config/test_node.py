@@ -247,6 +247,7 @@ class RunTests(NodeTestCase):
         self.assertEqual(ids("gpu: 0", "gpu: 0"), ["small", "small-2"])
         self.assertEqual(ids("gpu: [0, 1]", "gpu: all", "gpu: 2"), ["small", "small-2", "gpu2"])
         self.assertEqual(ids("gpu: 0", "gpu: 1, id: gpu0"), ["small", "gpu0"])
+        self.assertEqual(ids("gpu: 0", "gpu: 0, id: x"), ["small", "x"])
         self.assertEqual(ids("slots: 2", "id: small"), ["small-2", "small"])
 
     def test_ids_of_odd_models(self) -> None:

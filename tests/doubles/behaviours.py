@@ -69,8 +69,18 @@ def _endless(_: str) -> Iterator[bytes]:
     return chain([stream_head()], repeat(chunk(event(WORD))))
 
 
-def _drip(_: str) -> Iterator[bytes]:
-    return chain([stream_head()], (chunk(WORD[n : n + 1]) for n in range(len(WORD))))
+def _drip(whole: str) -> Iterator[bytes]:
+    """As many whole events, then the next one a byte at a time."""
+    drops = (chunk(WORD[n : n + 1]) for n in range(len(WORD)))
+    return chain([stream_head()], repeat(chunk(event(WORD)), int(whole or 0)), drops)
+
+
+def _drip_body(_: str) -> Iterator[bytes]:
+    return chain([_whole(_length(len(WHOLE)))[: -len(WHOLE)]], _single_bytes(WHOLE))
+
+
+def _single_bytes(data: bytes) -> list[bytes]:
+    return [data[n : n + 1] for n in range(len(data))]
 
 
 def _redirect(target: str) -> Iterable[bytes]:
@@ -114,6 +124,7 @@ CANNED: Mapping[str, Canned] = {
     "surplus-body": Canned(_bytes(_whole(_length(len(WHOLE)), WHOLE + WHOLE)), Ending.KEEP),
     # B14
     "drip": Canned(_drip, Ending.HANG, 0.05),
+    "drip-body": Canned(_drip_body, Ending.HANG, 0.05),
     # B16, B17
     "loading": Canned(_bytes(json_answer(503, LOADING, wire.CLOSE))),
     "busy-429": _refusal(429, "rate_limit_error", "all slots are busy", "Retry-After: 1\r\n"),
@@ -242,10 +253,6 @@ class Framed(Reply):
             self.write(chunk(piece))
 
 
-def _single_bytes(data: bytes) -> list[bytes]:
-    return [data[n : n + 1] for n in range(len(data))]
-
-
 DRESSES: Mapping[str, Callable[[bytes], Iterable[bytes]]] = {
     "crlf": lambda data: [b"data: %b\r\n\r\n" % data],
     "cr": lambda data: [b"data: %b\r\r" % data],
@@ -295,6 +302,7 @@ class Intruded(Reply):
 
 
 _ERROR_EVENT = wire.encode(error(500, "server_error", CUDA))
+_TOO_LONG = wire.encode(TOO_LONG)
 _BROKEN_UTF8 = WORD.replace(b" green", b" \xff\xfe\xc3(")
 INTRUDERS: Mapping[str, Intruder] = {
     "bad-chunk": Intruder(b"zz\r\nnonsense\r\n", Ending.FIN),  # B13
@@ -304,6 +312,7 @@ INTRUDERS: Mapping[str, Intruder] = {
     "not-sse": Intruder(chunk(LOGIN + b"\n\n")),
     "invalid-utf8": Intruder(chunk(event(_BROKEN_UTF8))),  # B26
     "error-event": Intruder(chunk(event(_ERROR_EVENT)) + wire.LAST_CHUNK, Ending.FIN),  # B27
+    "error-event-400": Intruder(chunk(event(_TOO_LONG)) + wire.LAST_CHUNK, Ending.FIN),
 }
 
 SPOILT: Mapping[str, Callable[..., Reply]] = {

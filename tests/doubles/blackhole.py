@@ -10,16 +10,13 @@ class BlackHole:
     set), so that it stays unanswered as behind a dead route; nothing is needed but a socket.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", port))
         self._listener.listen(0)
         self.port: int = self._listener.getsockname()[1]
         self._fill = [self._knock() for _ in range(4)]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def _knock(self) -> socket.socket:
         knocker = socket.socket()

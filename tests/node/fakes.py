@@ -25,6 +25,9 @@ class FakeTransport:
     def closeStdin(self) -> None:
         """There is none."""
 
+    def loseConnection(self) -> None:
+        """There are no pipes."""
+
     def signalProcess(self, number: int) -> None:
         if self.gone:
             raise ProcessExitedAlready()
@@ -46,6 +49,9 @@ class FakeProcess:
     def say(self, *lines: bytes) -> None:
         for line in lines:
             self._child.childDataReceived(2, line + b"\n")
+
+    def tell(self, data: bytes) -> None:
+        self._child.childDataReceived(1, data)
 
     def exit(self, code: int | None = 0, signal: int | None = None) -> None:
         self._transport.gone = True

@@ -105,8 +105,8 @@ class ChildTests(TestCase):
         self.assertEqual(await forked.ended, Exit(0, None))
         holder = int(forked.lines[0])
         self.assertTrue(alive(holder))
-        os.kill(holder, signal.SIGKILL)
         await until(lambda: not forked.child.transport.pipes)
+        os.kill(holder, signal.SIGKILL)
 
     async def test_A33_every_child_is_reaped(self) -> None:
         """No zombie is left of children that end at once."""

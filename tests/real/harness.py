@@ -325,6 +325,8 @@ class RealTestCase(SynchronousTestCase):
         cls.workshop, cls._open = Workshop(), True
         try:
             cls.furnish()
+        except SkipTest:
+            raise
         except Exception as failure:
             logs = "\n".join(program.tail() for program in cls.workshop.programs)
             cls._failure = AssertionError(f"{failure}\n{logs}")

@@ -1,0 +1,233 @@
+"""The whole node against a gateway of words, with real llama.cpp servers."""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from rolemesh.config.node import NodeSettings, Run
+from rolemesh.core.model import BackendState as State
+from rolemesh.core.report import BackendReport, Registration, read_registration
+from rolemesh.node.agent import Agent
+from rolemesh.node.tap import node_service
+from tests.real.harness import need_llama
+
+LLAMA_SERVER = (sys.executable, "-m", "rolemesh.demo.llama_server")
+
+
+class Gateway(Resource):
+    """Takes what it is told and remembers it."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str]] = []
+        self.last: Registration | None = None
+
+    def render(self, request: Request) -> bytes:
+        self.told.append((request.method.decode(), request.path.decode()))
+        if request.method == b"POST":
+            self.last = read_registration(request.content.read())
+        answer = {"node": "box2", "lease_s": 15, "heartbeat_s": 0.5}
+        return json.dumps(answer).encode()
+
+    def backend(self, id: str = "gpu0") -> BackendReport | None:
+        backends = self.last.backends if self.last else ()
+        return next((backend for backend in backends if backend.id == id), None)
+
+    def state(self, id: str = "gpu0") -> State | None:
+        backend = self.backend(id)
+        return backend and backend.state
+
+
+def some_ports() -> range:
+    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
+        port = sock.getsockname()[1]
+    return range(port, min(port + 20, 65536))
+
+
+def servers_of_ours(alias: str) -> list[int]:
+    """The pids of the llama-servers that serve this alias."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if alias.encode() in argv and b"rolemesh.demo.llama_server" in argv:
+            found.append(int(folder.name))
+    return found
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait until something is so; the test's own timeout is the limit."""
+    while not true():
+        await deferLater(reactor, 0.02)
+
+
+class AgentTestCase(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        need_llama()
+        from rolemesh.demo.model import write_tiny_model
+
+        self.file = write_tiny_model(self.mktemp()).absolute()
+        self.alias = f"tiny-{os.getpid()}-{id(self)}"
+        self.gateway = Gateway()
+        port = reactor.listenTCP(0, Site(self.gateway), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.url = f"http://127.0.0.1:{port.getHost().port}"
+
+    def run_entry(self, id: str = "gpu0", **more: Any) -> Run:
+        entry = Run(id, self.alias, self.file, slots=2, context=512, roles=("coder",))
+        return evolve(entry, llama_server=LLAMA_SERVER, args=("--no-warmup",), **more)
+
+    def start(self, *runs: Run, **more: Any) -> Agent:
+        settings = NodeSettings((self.url,), runs, name="box2", ports=some_ports(), **more)
+        agent = node_service(reactor, settings)
+        agent.startService()
+        self.addCleanup(self.stop, agent)
+        return agent
+
+    async def stop(self, agent: Agent) -> None:
+        if agent.running:
+            await agent.stopService()
+
+    async def ready(self, id: str = "gpu0") -> BackendReport:
+        await until(lambda: self.gateway.state(id) is State.READY)
+        backend = self.gateway.backend(id)
+        assert backend is not None
+        return backend
+
+    async def get(self, url: str, key: str) -> tuple[int, Any]:
+        from twisted.web.client import Agent as HttpAgent
+
+        from rolemesh.node.calls import Caller
+
+        caller = Caller(HttpAgent(reactor), reactor, 5.0)
+        answer = await caller.call("GET", url, bearer=key, limit=10**6)
+        return answer.status, json.loads(answer.body)
+
+
+class LifeTests(AgentTestCase):
+    async def test_a_real_server_becomes_ready_and_is_reported(self) -> None:
+        """The gateway is told a base URL and a key that work, and what the server itself says."""
+        self.start(self.run_entry())
+        backend = await self.ready()
+        self.assertEqual((backend.context, backend.slots), (512, 2))
+        self.assertEqual((backend.model, backend.roles), (self.alias, ("coder",)))
+        self.assertTrue(backend.build)
+        status, props = await self.get(f"{backend.base_url}/props", backend.key or "")
+        self.assertEqual((status, props["model_alias"]), (200, self.alias))
+        self.assertEqual((await self.get(f"{backend.base_url}/props", "wrong"))[0], 401)
+
+    async def test_the_key_is_on_no_command_line(self) -> None:
+        """What every user of the machine can read does not tell it."""
+        self.start(self.run_entry())
+        backend = await self.ready()
+        (pid,) = servers_of_ours(self.alias)
+        self.assertNotIn((backend.key or "").encode(), Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    async def test_a_killed_server_comes_back(self) -> None:
+        """SIGKILL is told with its reason, and a second later there is another one."""
+        self.start(self.run_entry())
+        first = await self.ready()
+        os.kill(servers_of_ours(self.alias)[0], signal.SIGKILL)
+        await until(lambda: self.gateway.state() is State.BACKOFF)
+        second = await self.ready()
+        self.assertNotEqual(first.key, second.key)
+        self.assertEqual(second.restarts, 1)
+        assert second.last_exit is not None
+        self.assertEqual(second.last_exit.reason, "signal: killed:9 SIGKILL")
+
+    async def test_A19_a_stop_leaves_the_gateway_first_and_no_server(self) -> None:
+        """The node deregisters, and then every process is gone."""
+        agent = self.start(self.run_entry(), self.run_entry("gpu1"))
+        await self.ready()
+        await self.ready("gpu1")
+        self.assertEqual(len(servers_of_ours(self.alias)), 2)
+        await agent.stopService()
+        self.assertEqual(self.gateway.told[-1], ("DELETE", "/v1/nodes/box2"))
+        self.assertEqual(servers_of_ours(self.alias), [])
+
+    async def test_A4_a_port_in_use_is_passed_over(self) -> None:
+        """A stranger keeps its port, the server takes the next one."""
+        ports = some_ports()
+        with closing(socket.create_server(("127.0.0.1", ports[0]))):
+            settings = NodeSettings((self.url,), (self.run_entry(),), name="box2", ports=ports)
+            agent = node_service(reactor, settings)
+            agent.startService()
+            self.addCleanup(self.stop, agent)
+            backend = await self.ready()
+        self.assertEqual(backend.base_url, f"http://127.0.0.1:{ports[1]}")
+
+
+class FailureTests(AgentTestCase):
+    async def reason(self, run: Run) -> str:
+        self.start(run)
+        await until(lambda: (b := self.gateway.backend()) and b.last_exit)
+        backend = self.gateway.backend()
+        assert backend is not None
+        assert backend.last_exit is not None
+        return backend.last_exit.reason
+
+    async def test_A1_a_missing_binary(self) -> None:
+        """It is told by name of the error, and the next try is a minute away."""
+        reason = await self.reason(self.run_entry(llama_server=("/nowhere/llama-server",)))
+        self.assertEqual(reason, "exec_failed: ENOENT")
+
+    async def test_A2_a_bad_argument(self) -> None:
+        """llama-server's own last words tell it."""
+        reason = await self.reason(evolve(self.run_entry(), args=("--frob",)))
+        self.assertEqual(reason, "bad_argument: exit code 1")
+
+    async def test_a_missing_model(self) -> None:
+        """A file that is not there."""
+        reason = await self.reason(self.run_entry(file=Path("/nowhere/m.gguf")))
+        self.assertEqual(reason, "model_missing: exit code 1")
+
+    async def test_a_broken_model(self) -> None:
+        """A file that is no model."""
+        broken = Path(self.mktemp())
+        broken.write_bytes(os.urandom(4096))
+        reason = await self.reason(self.run_entry(file=broken.absolute()))
+        self.assertEqual(reason, "model_broken: exit code 1")
+
+    async def test_A17_a_gpu_that_is_not_here(self) -> None:
+        """A machine without that GPU says so, and goes on with the other entries."""
+        from rolemesh.config.node import GpuChoice
+
+        lost = self.run_entry("lost", gpu=GpuChoice(names=("no such gpu",)))
+        self.start(lost, self.run_entry())
+        await self.ready()
+        await until(lambda: (b := self.gateway.backend("lost")) and b.last_exit)
+        self.assertEqual(self.gateway.state("lost"), State.BACKOFF)
+
+
+class ReloadTests(AgentTestCase):
+    async def test_only_what_changed_is_touched(self) -> None:
+        """One entry stays with its process, one goes, one comes."""
+        agent = self.start(self.run_entry(), self.run_entry("old"))
+        kept, _ = await self.ready(), await self.ready("old")
+        await agent.run((self.run_entry(), self.run_entry("new")))
+        await self.ready("new")
+        now = self.gateway.backend()
+        assert now is not None
+        self.assertEqual((now.key, now.restarts), (kept.key, 0))
+        self.assertIsNone(self.gateway.backend("old"))
+        self.assertEqual(len(servers_of_ours(self.alias)), 2)
