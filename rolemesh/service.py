@@ -50,8 +50,8 @@ class ServiceOptions(usage.Options):
     """The command line that both programs understand.
 
     A subclass names its file and implements `load`. Once parsed, `settings`, `config_path` and
-    `state_dir` stand, and the state folder is locked for as long as this object lives. What a user
-    got wrong ends the program with 78, what another process holds with 75, each told in one line.
+    `state_dir` stand, and the state folder is locked until the process ends. What a user got wrong
+    ends the program with 78, what another process holds with 75, each told in one line.
     """
 
     optParameters = [
@@ -108,7 +108,7 @@ class ServiceOptions(usage.Options):
 
     def _hold(self, state: StateFolder) -> None:
         try:
-            self._held = state.hold()
+            state.hold()
         except StateError as error:
             code = LOCKED if isinstance(error, InUse) else MISCONFIGURED
             refuse([f"{self.program}: {error}; choose another with --state"], code)

@@ -31,8 +31,8 @@ class StateFolder:
     def log(self) -> Path:
         return self.path / f"{self.program}.log"
 
-    def hold(self) -> int:
-        """Make the folder, private, and lock it; a descriptor that holds it until it is closed.
+    def hold(self) -> None:
+        """Make the folder, private, and lock it until this process ends.
 
         The lock outlives the fork of a daemon. A pidfile that a dead one left is removed.
 
@@ -52,7 +52,6 @@ class StateFolder:
             raise InUse(f"the state folder {self.path} is in use by process {holder}") from None
         except OSError as error:
             raise StateError(f"the state folder {self.path}: {error.strerror}") from None
-        return held
 
 
 def _pid_in(file: Path) -> str:

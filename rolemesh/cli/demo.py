@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ The toy model speaks random words, on purpose: it is generated here and has lear
 For real answers: rolemesh demo --model FILE.gguf   (and --llama-server PATH for your own build)
 """
 _INSTALL = "pip install 'rolemesh[demo]' (in a checkout: pip install -e '.[demo]')"
+_SYSTEM = "install it with the system's packages (on Debian and Ubuntu OpenMP is libgomp1)"
 
 
 class Impossible(Exception):
@@ -54,9 +56,16 @@ def _household(arguments: argparse.Namespace) -> Household:
 
 
 def _model(file: Path | None) -> Path | None:
-    if file is not None and not file.is_file():
-        raise Impossible(f"there is no file {file}; --model wants a GGUF file")
-    return file and file.resolve()
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as opened:
+            magic = opened.read(4)
+    except OSError as problem:
+        raise Impossible(f"--model {file}: {problem.strerror}") from None
+    if magic != b"GGUF":
+        raise Impossible(f"--model {file} is not a GGUF file")
+    return file.resolve()
 
 
 def _llama_server(given: str | None) -> str | None:
@@ -70,6 +79,11 @@ def _need(modules: tuple[str, ...]) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise Impossible(f"{' and '.join(missing)} not installed; {_INSTALL}")
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError as problem:  # a library of the system, such as OpenMP
+            raise Impossible(f"{name}: {problem}; {_SYSTEM}") from None
 
 
 def _free(port: int) -> int:

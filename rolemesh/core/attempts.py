@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     DIED = "died"
     GARBLED = "garbled"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    WEDGED = "wedged"
     LOADING = "loading"
     BUSY = "busy"
     FAULT = "fault"
@@ -56,6 +57,7 @@ RULES: Mapping[Outcome, Rule] = {
     Outcome.FIRST_BYTE_TIMEOUT: Rule(
         False, Sign.BROKE, "upstream_timeout", "produced nothing in the time allowed"
     ),
+    Outcome.WEDGED: Rule(True, None, "upstream_timeout", "makes no progress"),
     Outcome.LOADING: Rule(True, Sign.CHECK_LOADING, "model_loading", "is loading its model"),
     Outcome.BUSY: Rule(True, None, "role_saturated", "is busy with other work"),
     Outcome.FAULT: Rule(True, Sign.BROKE, "upstream_error", "failed at the request", deadly=True),

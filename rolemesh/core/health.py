@@ -28,6 +28,7 @@ class Sign(StrEnum):
     REFUSED = "a request could not connect"
     SERVED = "a request was answered"
     BROKE = "a request failed at the backend"
+    STUCK = "it has requests and makes no progress"
     ELAPSED = "the ejection is over"
 
 
@@ -50,6 +51,7 @@ MOVES: dict[tuple[Condition, Sign], Move] = {
     (C.UP, S.CHECK_FAILED): Move(C.DOWN, after=3),
     (C.UP, S.REFUSED): Move(C.DOWN),
     (C.UP, S.BROKE): Move(C.EJECTED, after=5),
+    (C.UP, S.STUCK): Move(C.EJECTED),
     (C.LOADING, S.CHECK_OK): Move(C.UP),
     (C.LOADING, S.CHECK_FAILED): Move(C.DOWN, after=3),
     (C.LOADING, S.REFUSED): Move(C.DOWN),

@@ -61,11 +61,13 @@ class Params:
 class QueueLimits:
     """How many requests may wait for a role and how long, in seconds.
 
-    `wait` None means: as long as the client says that it reads, else ten minutes.
+    `wait` None means: as long as the client says that it reads, else ten minutes. A streaming
+    client that waits gets a comment every `keep_warm` seconds; None leaves it in peace.
     """
 
     max: int = 512
     wait: float | None = None
+    keep_warm: float | None = 15.0
 
 
 @frozen
@@ -116,7 +118,8 @@ class Backend:
 
     `context` is in tokens that one request may use, 0 when unknown; `slots` is how many sequences
     decode at a time, None when unknown. `llama_server`: it is known to be llama.cpp's; `tools`:
-    whether its chat template knows tools, None when unknown.
+    whether its chat template knows tools, None when unknown. `barred` are roles that it may not
+    serve although it serves their model.
     """
 
     id: BackendId
@@ -124,6 +127,7 @@ class Backend:
     key: str | None = field(default=None, repr=False)
     model: str | None = None
     roles: frozenset[str] = frozenset()
+    barred: frozenset[str] = frozenset()
     slots: int | None = None
     context: int = 0
     build: str = ""

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-_INSTALL = "error: the wheel xllamacpp is not installed; pip install 'rolemesh[demo]'"
-
 _FLAGS = {
     "--embeddings --embedding": ("embedding", True),
     "--jinja": ("use_jinja", True),
@@ -160,8 +158,8 @@ def main(argv: Sequence[str] = tuple(sys.argv[1:])) -> NoReturn:
     arguments = parse(argv)
     try:
         import xllamacpp
-    except ImportError:
-        _refuse(_INSTALL)
+    except ImportError as problem:
+        _refuse(f"error: {problem}; pip install 'rolemesh[demo]' brings llama.cpp")
     _serve(xllamacpp.Server, parameters(arguments))
     sys.exit(0)
 

@@ -1,6 +1,7 @@
 """The demo itself: start a gateway and a node agent, wait until all answers, show what passes."""
 
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,9 @@ class Demo:
     async def play(self, gateway: Path, node: Path, state: Path, once: bool) -> int:
         """From the first start to the last stop; 0, or 1 when something did not work."""
         try:
-            self._start(gateway, node, state)
-            await self._all_ready()
+            await self._start(gateway, node, state)
             self._narrator.quiet = True
-            say(_WELCOME.format(url=self._household.url, roles=", ".join(ROLES)))
+            say(_welcome(self._household.url))
             return await (self._try_itself() if once else self._watch())
         except CancelledError:
             return 0
@@ -69,18 +69,21 @@ class Demo:
         finally:
             await self._leave()
 
-    def _start(self, gateway: Path, node: Path, state: Path) -> None:
-        say("Starting the gateway, and a node agent with two llama.cpp servers")
+    async def _start(self, gateway: Path, node: Path, state: Path) -> None:
         home = ("--state", str(state))
         listen = ("--listen", self._household.listen)
+        say("Starting the gateway")
         self._foreground.start(
             "gateway", "rolemesh-gateway", "--config", str(gateway), *listen, *home
         )
+        await self._none_missing(self._gateway_missing)
+        say("Starting the node agent with two llama.cpp servers")
         self._foreground.start("node", "rolemesh-node", "--config", str(node), *home)
+        await self._none_missing(self._roles_missing)
 
-    async def _all_ready(self) -> None:
+    async def _none_missing(self, look: Callable[[], Awaitable[list[str]]]) -> None:
         began = reminded = self._reactor.seconds()
-        while missing := await self._missing():
+        while missing := await look():
             self._must_stand()
             now = self._reactor.seconds()
             if now - began > LOADING_PATIENCE:
@@ -90,15 +93,23 @@ class Demo:
                 say(f"  waiting for {', '.join(missing)} ({now - began:.0f} s)")
             await deferLater(self._reactor, _LOOK)
 
-    async def _missing(self) -> list[str]:
+    async def _gateway_missing(self) -> list[str]:
+        return [] if await self._models() is not None else ["the gateway"]
+
+    async def _roles_missing(self) -> list[str]:
         """The roles that no server answers yet."""
-        try:
-            answer = await self._http.get(f"{self._household.url}/v1/models", timeout=5)
-            models = (await answer.json())["data"]
-        except (ConnectError, ResponseFailed):
-            return list(ROLES)
+        models = await self._models() or []
         ready = {model["id"] for model in models if model["rolemesh"]["ready"]}
         return [role for role in ROLES if role not in ready]
+
+    async def _models(self) -> list[Any] | None:
+        """What the gateway lists, None while it does not answer."""
+        try:
+            answer = await self._http.get(f"{self._household.url}/v1/models", timeout=5)
+            listed: list[Any] = (await answer.json())["data"]
+        except (ConnectError, ResponseFailed):
+            return None
+        return listed
 
     def _must_stand(self) -> None:
         if child := self._foreground.fallen():
@@ -108,17 +119,22 @@ class Demo:
         raise Fell(_end_of(await self._foreground.first_to_end()))
 
     async def _try_itself(self) -> int:
-        smoke = self._foreground.spawn(
-            "smoke", "-m", "rolemesh.cli.main", "smoke", self._household.url
-        )
-        if not await self._foreground.end_of(smoke, SMOKE_PATIENCE) or smoke.code:
-            smoke.signal("KILL")
-            raise Fell("the smoke test failed")
+        await self._smoke()
         answered = {await self._who_answers(role) for role in ROLES}
         say(f"{len(answered)} servers answered: {', '.join(sorted(answered))}")
         if len(answered) < 2:
             raise Fell("two servers were to answer")
         return 0
+
+    async def _smoke(self) -> None:
+        command = ("-m", "rolemesh.cli.main", "smoke", self._household.url)
+        smoke = self._foreground.spawn("smoke", *command)
+        try:
+            await self._foreground.end_of(smoke, SMOKE_PATIENCE)
+        finally:
+            smoke.signal("KILL")
+        if smoke.code != 0:
+            raise Fell("the smoke test failed")
 
     async def _who_answers(self, role: str) -> str:
         question = {"model": role, "messages": [{"role": "user", "content": "hello"}]}
@@ -143,10 +159,19 @@ Ready. Ask any of {roles}; each request shows up below. Ctrl-C stops all.
 
   base URL  {url}/v1   (any API key will do)
 
-  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "planner", "messages": [{{"role": "user", "content": "hello"}}]}}'
+  {curl}
 
-  pip install openai; python3 -c 'from openai import OpenAI; \\
-    print(OpenAI(base_url="{url}/v1", api_key="none").chat.completions.create(model="coder", \\
-    messages=[{{"role": "user", "content": "hello"}}]).choices[0].message.content)'
+  {python}   # pip install openai
 """
+_CURL = """\
+curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{{"model": "planner", \
+"messages": [{{"role": "user", "content": "hello"}}]}}'"""
+_PYTHON = """\
+python3 -c 'from openai import OpenAI; print(OpenAI(base_url="{url}/v1", api_key="none")\
+.chat.completions.create(model="coder", messages=[{{"role": "user", "content": "hello"}}])\
+.choices[0].message.content)'"""
+
+
+def _welcome(url: str) -> str:
+    curl, python = _CURL.format(url=url), _PYTHON.format(url=url)
+    return _WELCOME.format(url=url, roles=", ".join(ROLES), curl=curl, python=python)

@@ -18,6 +18,7 @@ from rolemesh.core.passing import Passed, judge, judge_event
 from rolemesh.core.sse import BrokenStream, first_data
 from rolemesh.core.usage import TailTap, Usage, usage_of_json
 from rolemesh.gateway.admission import Grant, Want
+from rolemesh.gateway.progress import Progress
 from rolemesh.gateway.records import Record
 from rolemesh.gateway.relay import Body, Broken, Collector, Patience, never, receive
 from rolemesh.gateway.upstream import TryFailed, Upstream
@@ -69,6 +70,7 @@ class Attempt:
 
     _clock: IReactorTime
     _upstream: Upstream
+    _progress: Progress
 
     async def make(self, call: Call, role: Role, grant: Grant) -> Answer:
         """The answer of the backend that `grant` names.
@@ -99,13 +101,12 @@ class Attempt:
         body = encode(answer.sent, backend.model)
         path = call.ask.api.value
         sending = self._upstream.send(backend, "POST", path, body, call.headers, timeouts.connect)
-        return await self._in_time(Deferred.fromCoroutine(sending), timeouts.first_byte)
+        return await self._with_progress(Deferred.fromCoroutine(sending), answer)
 
     async def _take_stream(self, ask: Ask, response: IResponse, answer: Answer) -> None:
         """Wait for the first event; before that, nothing of an answer counts."""
         answer.body = body = receive(response, self._clock, _has_event, LONGEST_BEGINNING)
-        left = answer.role.timeouts.first_byte - self._spent(answer)
-        data = first_data(await self._in_time(body.begun, left))
+        data = first_data(await self._with_progress(body.begun, answer))
         if data is None:
             raise TryFailed(Outcome.DIED, "no event came")
         if not data.startswith((b"{", b"[DONE]", b"null")):
@@ -147,13 +148,18 @@ class Attempt:
 
     async def _take_error(self, response: IResponse, answer: Answer) -> None:
         body = receive(response, self._clock, never, LONGEST_ERROR)
-        left = answer.role.timeouts.first_byte - self._spent(answer)
-        self._take_verdict(judge(response.code, await self._in_time(body.begun, left)), answer)
+        self._take_verdict(
+            judge(response.code, await self._with_progress(body.begun, answer)), answer
+        )
 
     def _take_verdict(self, verdict: Outcome | Passed, answer: Answer) -> None:
         if isinstance(verdict, Outcome):
             raise TryFailed(verdict)
         answer.status, answer.body, answer.passed = verdict.status, b"", verdict
+
+    async def _with_progress(self, waiting: "Deferred[T]", answer: Answer) -> T:
+        left = answer.role.timeouts.first_byte - self._spent(answer)
+        return await self._progress.bounded(waiting, answer.grant.backend.id, left)
 
     def _spent(self, answer: Answer) -> float:
         return self._clock.seconds() - (answer.deadline - answer.role.timeouts.total)

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rolemesh.core.attempts import Outcome
-from rolemesh.core.errors import Refusal
+from rolemesh.core.errors import KINDS, Refusal
 from rolemesh.core.health import Sign
 from rolemesh.core.model import Params
 from rolemesh.core.openai import Api
@@ -22,13 +22,9 @@ from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
 from rolemesh.gateway.records import Record, Records
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import Body, Broken, Client, Patience, SlowClient, Through
+from rolemesh.gateway.warmth import STREAM_HEADERS
 
 _ENDS_WITH_DONE = (Api.CHAT, Api.COMPLETIONS)
-_STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
-    "x-accel-buffering": "no",
-}
 
 
 @define(eq=False)
@@ -50,6 +46,8 @@ class Delivery:
         try:
             if isinstance(answer.body, Body):
                 await self._stream(answer, call, request)
+            elif request.startedWriting:
+                self.refuse_in_stream(_as_refusal(answer), call.ask.api, record, request)
             else:
                 self._whole(answer, answer.body, call, request)
         finally:
@@ -70,7 +68,7 @@ class Delivery:
         record.size, record.end = len(body), "complete"
 
     async def _stream(self, answer: Answer, call: Call, request: EdgeRequest) -> None:
-        self._head(answer, call, request, _STREAM_HEADERS)
+        self._head(answer, call, request, STREAM_HEADERS)
         tap = TailTap(call.ask.api, _choices(call))
         try:
             await self._pour(answer, call, request, tap)
@@ -186,12 +184,21 @@ class Delivery:
             f"{record.backend} {why}; not retried because part was delivered. Send again: "
             f"'{record.role}' is ready {standing.ready}/{standing.total}.",
         )
-        record.code, record.end = refusal.code, f"cut: {why}"
-        end_unfinished(request, error_event(call.ask.api, refusal, record.id))
+        record.end = f"cut: {why}"
+        self.refuse_in_stream(refusal, call.ask.api, record, request)
+
+    def refuse_in_stream(
+        self, refusal: Refusal, api: Api, record: Record, request: EdgeRequest
+    ) -> None:
+        """Tell a refusal in a stream that has begun, and end that unfinished."""
+        record.code, record.end = refusal.code, record.end or "refused in the stream"
+        end_unfinished(request, error_event(api, refusal, record.id))
 
     def _head(
         self, answer: Answer, call: Call, request: EdgeRequest, headers: Mapping[str, str]
     ) -> None:
+        if request.startedWriting:  # the client was kept warm meanwhile
+            return
         request.setResponseCode(answer.status)
         for name, value in {**headers, **_told(call.record)}.items():
             request.setHeader(name, value)
@@ -205,6 +212,15 @@ class Delivery:
             _rate(timings.prompt_n, timings.prompt_ms),
             _rate(timings.predicted_n, timings.predicted_ms),
         )
+
+
+def _as_refusal(answer: Answer) -> Refusal:
+    """A whole answer where a stream was promised: the backend's error, or what cannot be."""
+    if answer.passed is None:
+        return Refusal("upstream_error", f"{answer.grant.backend.id} did not answer as a stream.")
+    passed = answer.passed
+    code = passed.code if passed.code in KINDS else "bad_request"
+    return Refusal(code, passed.message, details=passed.details)
 
 
 def _rate(tokens: int, milliseconds: float) -> float | None:

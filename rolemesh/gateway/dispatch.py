@@ -6,11 +6,13 @@ from twisted.internet.interfaces import IReactorTime
 from rolemesh.core.affinity import Memory
 from rolemesh.core.attempts import RULES, Outcome, Try, may_go_on, refusal
 from rolemesh.core.errors import Refusal
+from rolemesh.core.model import BackendId
 from rolemesh.core.passing import Passed
 from rolemesh.core.routing import No
 from rolemesh.gateway.admission import Admission, Grant, Want
 from rolemesh.gateway.attempt import Answer, Attempt, Call
 from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.relay import Body
 from rolemesh.gateway.upstream import TryFailed
 
 
@@ -51,6 +53,11 @@ class Dispatch:
                     return answer
                 grant.release()
                 call = evolve(call, wants=(roomier,))
+
+    def bytes_at(self, id: BackendId) -> float:
+        """When a backend last sent a byte of an answer that is open."""
+        bodies = (each.body for each in self.open_answers if each.grant.backend.id == id)
+        return max((body.moved for body in bodies if isinstance(body, Body)), default=0.0)
 
     def close(self, answer: Answer) -> None:
         """Give the slot of an answer back."""

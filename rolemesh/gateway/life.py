@@ -1,12 +1,13 @@
 """The gateway from its first port to its last answer."""
 
+from collections.abc import Sequence
+
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rolemesh.gateway.health import Checks
 from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening
 
@@ -15,7 +16,7 @@ LAST_WORDS = 1.0  # seconds for error events to be flushed
 
 
 class GatewayLife(Service):
-    """Listens and checks; on stop it drains: no new requests, `drain` seconds for the others."""
+    """Listens and watches; on stop it drains: no new requests, `drain` seconds for the others."""
 
     log = Logger()
 
@@ -23,19 +24,20 @@ class GatewayLife(Service):
         self,
         clock: IReactorTime,
         listening: Listening,
-        checks: Checks,
+        watchers: Sequence[Service],
         clients: ClientApi,
         drain: float,
     ) -> None:
         self._clock = clock
         self.listening = listening
-        self._checks = checks
+        self._watchers = watchers
         self._clients = clients
         self.drain = drain
 
     def startService(self) -> None:
         super().startService()
-        self._checks.startService()
+        for watcher in self._watchers:
+            watcher.startService()
         self.listening.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -49,7 +51,8 @@ class GatewayLife(Service):
         await self._idle_within(self.drain - GRACE)
         self._clients.break_off()
         await self._idle_within(LAST_WORDS)
-        self._checks.stopService()
+        for watcher in self._watchers:
+            watcher.stopService()
         await deferLater(self._clock, 0)
         self.log.info("drained")
 

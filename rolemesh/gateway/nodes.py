@@ -113,14 +113,23 @@ class NodeApi:
 
         :raises Refusal: when its base URL is not allowed.
         """
-        refusals = {role: self._refuses(role, registration, report, token) for role in report.roles}
+        by_model = {
+            name for name, role in self.roles.listed.items() if report.model in role.models()
+        }
+        announced = set(report.roles) - (set() if self._announce else by_model)
+        refusals = {
+            role: self._refuses(role, registration, report, token, role in by_model)
+            for role in sorted(by_model | announced)
+        }
         refused = [RefusedBackend(report.id, no.code, no.message) for no in refusals.values() if no]
+        barred = frozenset(role for role, no in refusals.items() if no is not None)
         backend = Backend(
             BackendId(registration.node, report.id),
             await self._pinned(report.base_url, policy),
             key=report.key,
             model=report.model,
-            roles=frozenset(role for role, no in refusals.items() if no is None),
+            roles=frozenset(report.roles) - barred,
+            barred=barred,
             slots=report.slots,
             context=report.context,
             build=report.build,
@@ -134,9 +143,10 @@ class NodeApi:
         registration: Registration,
         report: BackendReport,
         token: KeyRecord | None,
+        by_model: bool,
     ) -> Refusal | None:
         where = f"{registration.node}/{report.id} is not in '{role}'"
-        if not self._announce:
+        if not self._announce and not by_model:
             return Refusal("role_not_allowed", f"{where}: this gateway takes no announced roles")
         if token is not None and not token.allows(role):
             return Refusal("role_not_allowed", f"{where}: its token does not allow that role")

@@ -32,6 +32,7 @@ class Entry:
     draining: bool = False
     health: Health = field(factory=Health)
     in_flight: int = 0
+    taken: float = 0.0
     ahead: float = 0.0
     read_rate: float = READ_RATE
     write_rate: float = WRITE_RATE
@@ -138,6 +139,8 @@ class Registry:
         return found
 
     def _place(self, entry: Entry, role: Role) -> int | None:
+        if role.name in entry.backend.barred:
+            return None
         for place, target in enumerate(role.use):
             if target.url is not None and target.url == entry.url:
                 return place
@@ -337,6 +340,7 @@ class Registry:
         self._turn += 1
         entry.turns[role] = self._turn
         entry.in_flight += 1
+        entry.taken = self._clock.seconds()
         entry.ahead += seconds
 
     def give(self, id: BackendId, seconds: float) -> None:

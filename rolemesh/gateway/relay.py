@@ -93,6 +93,7 @@ class Body(protocol.Protocol):
 
     `begun` fires with what is held once `enough(held)` says so, or the body is at its end; it
     fails with TryFailed. Cancelling it, or the Deferred of `pour`, closes the upstream at once.
+    `moved` is when the last byte was poured.
     """
 
     transport: Any  # Twisted's stand-in for a body's connection has no written interface
@@ -106,7 +107,7 @@ class Body(protocol.Protocol):
         self._end: Failure | None = None
         self._patience = Patience(0, 0)
         self._timer: IDelayedCall | None = None
-        self._moved = 0.0
+        self.moved = 0.0
         self._paused: float | None = None
         self.size = 0
         self.begun: Deferred[bytes] = Deferred(self._give_up)
@@ -137,7 +138,7 @@ class Body(protocol.Protocol):
             self._hold()
 
     def _give(self, sink: Sink, data: bytes) -> None:
-        self._moved = self._clock.seconds()
+        self.moved = self._clock.seconds()
         try:
             sink.write(data)
         except BrokenStream as broken:
@@ -173,7 +174,7 @@ class Body(protocol.Protocol):
         sink takes nothing for too long.
         """
         self._sink, self._patience = sink, patience
-        self._moved = self._clock.seconds()
+        self.moved = self._clock.seconds()
         held, self._held = bytes(self._held), bytearray()
         if held:
             self._give(sink, held)
@@ -190,7 +191,7 @@ class Body(protocol.Protocol):
     def _look(self) -> None:
         """Judge silence once in a while: to reset a timer for each event would cost more."""
         now = self._clock.seconds()
-        since = self._moved if self._paused is None else self._paused
+        since = self.moved if self._paused is None else self._paused
         limit = self._patience.idle if self._paused is None else self._patience.reader
         if now >= self._patience.until:
             self._break(Broken("took longer than the role allows"))
@@ -239,7 +240,7 @@ class Body(protocol.Protocol):
 
     def resumeProducing(self) -> None:
         self._paused = None
-        self._moved = self._clock.seconds()
+        self.moved = self._clock.seconds()
         self._cancel_timer()
         self._look()
         self.transport.resumeProducing()

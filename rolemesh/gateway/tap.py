@@ -31,6 +31,7 @@ from rolemesh.gateway.keys import Gatekeeper
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.listening import loopback_only
 from rolemesh.gateway.nodes import NodeApi
+from rolemesh.gateway.progress import Progress
 from rolemesh.gateway.records import Records
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.reload import Reload
@@ -104,7 +105,9 @@ def build(
     memory = Memory()
     registry.on_gone.append(memory.forget)
     admission = Admission(reactor, registry, random)
-    dispatch = Dispatch(reactor, registry, admission, Attempt(reactor, upstream), memory)
+    progress = Progress(reactor, registry, upstream, lambda id: dispatch.bytes_at(id))
+    attempt = Attempt(reactor, upstream, progress)
+    dispatch = Dispatch(reactor, registry, admission, attempt, memory)
     keys = _gatekeeper(reactor, settings)
     book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
     nodes = NodeApi(
@@ -137,7 +140,7 @@ def build(
     )
     listening = Listening(reactor, endpoints, site)
     checks = Checks(reactor, registry, upstream, random.random)
-    life = GatewayLife(reactor, listening, checks, clients, settings.drain)
+    life = GatewayLife(reactor, listening, (checks, progress), clients, settings.drain)
     return life, Reload(path, registry, clients, nodes, life)
 
 

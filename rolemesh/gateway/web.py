@@ -25,6 +25,7 @@ from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper
 from rolemesh.gateway.records import Record, Records, score_json
 from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.warmth import KeepWarm
 
 LONGEST_WAIT = 600.0
 _READ_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
@@ -175,8 +176,23 @@ class ClientApi:
         chain = self._chain(request, ask)
         wants = [self._want(request, ask, each, key, chain) for each in self._in_turn(wanted)]
         call = Call(ask, tuple(wants), _upstream_headers(request), record, chain)
-        answer = await self._dispatch.open(call)
+        warmth = self._keep_warm(request, wanted.role) if ask.stream else None
+        try:
+            answer = await self._dispatch.open(call)
+        except Refusal as refusal:
+            if warmth is None or not warmth.begun:
+                raise
+            record.status = 200
+            self._delivery.refuse_in_stream(refusal, api, record, request)
+            return
+        finally:
+            if warmth is not None:
+                warmth.stop()
         await self._delivery.deliver(answer, call, request)
+
+    def _keep_warm(self, request: EdgeRequest, role: Role) -> KeepWarm | None:
+        after = role.queue.keep_warm
+        return KeepWarm(self._clock, request, after, role.name) if after else None
 
     def _want(
         self, request: EdgeRequest, ask: Ask, wanted: Wanted, key: KeyRecord | None, chain: Chain

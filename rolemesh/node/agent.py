@@ -1,6 +1,6 @@
 """The node as a whole: starts its servers, tells its gateways, and stops in order."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults
@@ -34,6 +34,7 @@ class Servers:
         self._address = address
         self._gpus = gpus
         self._lock = DeferredLock()
+        self._closed = False
 
     async def run(self, runs: Iterable[Run]) -> None:
         """Run these and no others; an entry that is the same as before is not touched."""
@@ -44,7 +45,8 @@ class Servers:
             self._lock.release()
 
     def stop(self) -> Deferred[list[None]]:
-        """Stop all at once. Fires when all are gone."""
+        """Stop all at once, for good. Fires when all are gone."""
+        self._closed = True
         return gatherResults([server.stop() for server in self.running])
 
     def kill(self) -> None:
@@ -54,17 +56,23 @@ class Servers:
 
     async def _replace(self, wanted: dict[str, Run]) -> None:
         staying = {s.run.id: s for s in self.running if wanted.get(s.run.id) == s.run}
-        await gatherResults([s.stop() for s in self.running if s.run.id not in staying])
+        await self._end([s for s in self.running if s.run.id not in staying])
         self.running = tuple(staying.get(id) or self._make(run) for id, run in wanted.items())
         self._machine.address = await self._address.find()
         fresh = [server for server in self.running if server.run.id not in staying]
         await self._start(fresh)
 
+    async def _end(self, servers: Sequence[Server]) -> None:
+        await gatherResults([server.stop() for server in servers])
+        for server in servers:
+            self._machine.close_door(server.run)
+
     async def _start(self, servers: Iterable[Server]) -> None:
         for server in sorted(servers, key=_names_gpus):
             if _names_gpus(server):
                 await self._gpus.settled
-            server.start()
+            if not self._closed:
+                server.start()
 
 
 def _names_gpus(server: Server) -> bool:

@@ -88,7 +88,7 @@ class _Reader(Protocol):
 
 
 def _leavable(exchange: Coroutine[Any, Any, Answer]) -> Deferred[Answer]:
-    """The answer, where a cancel is a CancelledError in every phase; an Agent has a name for each."""
+    """The answer. A cancel is a CancelledError in every phase; an Agent has other names for it."""
     going_on = Deferred.fromCoroutine(exchange)
 
     def leave(done: Deferred[Answer]) -> None:
@@ -97,7 +97,7 @@ def _leavable(exchange: Coroutine[Any, Any, Answer]) -> Deferred[Answer]:
 
     def arrive(result: Answer | Failure) -> None:
         if not done.called:
-            done.callback(result)  # type: ignore[arg-type]
+            done.callback(result)
 
     done: Deferred[Answer] = Deferred(leave)
     going_on.addBoth(arrive)

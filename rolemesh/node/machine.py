@@ -42,6 +42,10 @@ class Machine:
         self._promised[run.id] = port
         return Door(self.address, port, run.model, secrets.token_urlsafe(32))
 
+    def close_door(self, run: Run) -> None:
+        """Its port may be another one's."""
+        self._promised.pop(run.id, None)
+
     def run_server(self, run: Run, door: Door, child: Child) -> list[str]:
         """Run llama-server with its key in the environment, where no other user can read it."""
         try:

@@ -32,6 +32,10 @@ class Refusals(SynchronousTestCase):
         """A model file that is not there is named."""
         self.assertIn("/nowhere.gguf", self.refusal("--model", "/nowhere.gguf"))
 
+    def test_model_of_another_kind(self) -> None:
+        """A file that is no GGUF is told before a server tries to load it."""
+        self.assertIn("is not a GGUF file", self.refusal("--model", __file__))
+
     def test_missing_program(self) -> None:
         """A llama-server that cannot be run is named."""
         self.assertIn("/nowhere", self.refusal("--llama-server", "/nowhere"))
@@ -42,11 +46,22 @@ class Refusals(SynchronousTestCase):
         said = self.refusal("--port", "0")
         self.assertIn("xllamacpp and gguf and numpy not installed; pip install", said)
 
+    def test_missing_system_library(self) -> None:
+        """A wheel that is there but cannot be loaded is told with the loader's own words."""
+
+        def fail(_name: str) -> None:
+            raise ImportError("libgomp.so.1: cannot open shared object file")
+
+        self.patch(demo, "find_spec", lambda _name: object())
+        self.patch(demo, "import_module", fail)
+        said = self.refusal("--port", "0")
+        self.assertIn("xllamacpp: libgomp.so.1: cannot open shared object file; install", said)
+
     def test_own_parts_need_no_extra(self) -> None:
         """With one's own model and program nothing of the extra is needed."""
         self.patch(demo, "find_spec", lambda _name: None)
         file = Path(self.mktemp())
-        file.touch()
+        file.write_bytes(b"GGUF and so on")
         given = ["demo", "--port", "0", "--model", str(file), "--llama-server", "sh"]
         house = demo._household(parser().parse_args(given))
         self.assertEqual(house.model, file.resolve())

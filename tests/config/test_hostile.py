@@ -8,18 +8,19 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from rolemesh.config.gateway import GATEWAY_KEYS, GatewaySettings, load_gateway
-from rolemesh.config.node import KEYS, NodeSettings, load_node
+from rolemesh.config import gateway, node
+from rolemesh.config.gateway import GatewaySettings, load_gateway
+from rolemesh.config.node import NodeSettings, load_node
 from rolemesh.config.problems import ConfigError
 from rolemesh.config.roles import ROLE_KEYS, TARGET_KEYS
 from rolemesh.config.runs import RUN_KEYS
 from tests.config.written import WrittenTests
 
 ENVIRON = {"A": "x\udcff", "B": "1", "HOME": "/nowhere"}
-KEYS = sorted(
+WORDS = sorted(
     {"roles", "gateway", "a", "b", "context", "tools", "labels", "default", "set", "drop"}
     | {"connect", "idle", "max", "wait", "tokens", "allowed_networks", "announce", "first"}
-    | {*GATEWAY_KEYS, *KEYS, *ROLE_KEYS, *TARGET_KEYS, *RUN_KEYS}
+    | {*gateway.GATEWAY_KEYS, *node.KEYS, *ROLE_KEYS, *TARGET_KEYS, *RUN_KEYS}
 )
 MARKS = [
     *"-?:,[]{}#&*!|>'\"%@`\n ~$\\\t",
@@ -33,19 +34,20 @@ MARKS = [
     "<<",
 ]
 
-fragments = some.lists(some.sampled_from([*KEYS, *MARKS, "0", "1e999"]), max_size=60).map("".join)
+fragments = some.lists(some.sampled_from([*WORDS, *MARKS, "0", "1e999"]), max_size=60).map("".join)
 scalars = some.one_of(
     some.none(),
     some.booleans(),
     some.integers(),
     some.floats(),
     some.text(max_size=20),
-    some.sampled_from([*KEYS, "${A}", "${B}", "http://b", "8k", "5s", "tcp:1", "auto", "~/x"]),
+    some.sampled_from([*WORDS, "${A}", "${B}", "http://b", "8k", "5s", "tcp:1", "auto", "~/x"]),
 )
 data = some.recursive(
     scalars,
     lambda inner: some.one_of(
-        some.lists(inner, max_size=4), some.dictionaries(some.sampled_from(KEYS), inner, max_size=6)
+        some.lists(inner, max_size=4),
+        some.dictionaries(some.sampled_from(WORDS), inner, max_size=6),
     ),
     max_leaves=30,
 )

@@ -118,7 +118,7 @@ class PauseTests(SynchronousTestCase):
         self.assertEqual(pause([_crash(Reason.EXEC_FAILED)], 1.0, 60.0, 0.0), 60.0)
 
     def test_A10_out_of_host_memory_waits_ten_seconds(self) -> None:
-        """After the kernel's kill the pause begins at ten seconds, within the configured longest."""
+        """After the kernel's kill the pause begins at ten seconds, or at the configured longest."""
         killed = [_crash(Reason.HOST_MEMORY)]
         self.assertEqual(pause(killed, 1.0, 60.0, 0.0), 10.0)
         self.assertEqual(pause(killed, 1.0, 5.0, 0.0), 5.0)

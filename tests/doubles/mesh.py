@@ -6,8 +6,9 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
+from zope.interface import provider
 
 from rolemesh.config.gateway import GatewaySettings
 from rolemesh.core.model import Policy, Role, Target, Timeouts
@@ -31,18 +32,20 @@ def sleep(seconds: float) -> Deferred[None]:
 class MeshCase(TestCase):
     """Tests of a gateway whose role `coder` asks its backends in the order given (policy first).
 
-    The backends are called `config/coder-1`, `config/coder-2`, …, or `config/coder` when alone.
+    Its backends are called `coder-1`, `coder-2`, …, or `coder` when there is one.
     """
 
     timeout = 30
 
     def setUp(self) -> None:
         self.logged: list[str] = []
-        globalLogPublisher.addObserver(self._hear)
-        self.addCleanup(globalLogPublisher.removeObserver, self._hear)
 
-    def _hear(self, event: dict[str, Any]) -> None:
-        self.logged.append(f"{formatEvent(event)} {event}")
+        @provider(ILogObserver)
+        def hear(event: dict[str, Any]) -> None:
+            self.logged.append(f"{formatEvent(event)} {event}")
+
+        globalLogPublisher.addObserver(hear)
+        self.addCleanup(globalLogPublisher.removeObserver, hear)
 
     def fake(self, behaviour: str = "normal", **options: Any) -> Fakellama:
         """A double that listens."""
@@ -52,10 +55,8 @@ class MeshCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(fake.stop()))
         return fake
 
-    async def gateway(
-        self, *backends: Fakellama | str, ready: int | None = None, **limits: float
-    ) -> GatewayLife:
-        """A gateway with a role `coder` over doubles or URLs; returns once `ready` of them are.
+    async def gateway(self, *backends: Fakellama | str, **limits: float) -> GatewayLife:
+        """A gateway with a role `coder` over doubles or URLs, once all of them are ready.
 
         `limits` are those of `Timeouts`.
         """
@@ -68,8 +69,9 @@ class MeshCase(TestCase):
         self.addCleanup(life.stopService)
         while not life.listening.ports:
             await sleep(0.01)
-        self.port: int = life.listening.ports[0].getHost().port
-        await self.until_ready(len(urls) if ready is None else ready)
+        address: Any = life.listening.ports[0].getHost()
+        self.port: int = address.port
+        await self.until_ready(len(urls))
         return life
 
     async def until_ready(self, count: int) -> None:

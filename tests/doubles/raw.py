@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -67,8 +68,12 @@ class Answer:
 
     @property
     def events(self) -> list[Any]:
-        """Every event that is JSON, `[DONE]` apart."""
-        return [json.loads(line) for line in self.data_lines if line.startswith(b"{")]
+        """Every event that is whole JSON, `[DONE]` apart."""
+        found = []
+        for line in self.data_lines:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return [event for event in found if isinstance(event, dict)]
 
     @property
     def text(self) -> str:

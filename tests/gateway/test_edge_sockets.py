@@ -45,7 +45,7 @@ class SocketTests(TestCase):
         """A client busy with a large body gets the whole 413, and no reset in its place."""
 
         def talk(port: int) -> bytes:
-            with socket.create_connection(("127.0.0.1", port)) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
                 client.sendall(POST + b"Content-Length: 20000000\r\n\r\n")
                 for _ in range(20):
                     client.sendall(b"a" * 1_000_000)
@@ -59,7 +59,7 @@ class SocketTests(TestCase):
         """A client of the standard library has the event, and an exception."""
 
         def talk(port: int) -> bytes:
-            client = http.client.HTTPConnection("127.0.0.1", port)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             client.request("GET", "/")
             try:
                 return client.getresponse().read()
@@ -74,7 +74,7 @@ class SocketTests(TestCase):
         """A client of h11, which the SDKs are built on, has the event, and an exception."""
 
         def talk(port: int) -> list[Any]:
-            with socket.create_connection(("127.0.0.1", port)) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
                 client.sendall(GET)
                 raw = read_all(client)
             connection = h11.Connection(h11.CLIENT)
@@ -102,7 +102,7 @@ class SocketTests(TestCase):
                 return super().render(request)
 
         def talk(port: int) -> bytes:
-            with socket.create_connection(("127.0.0.1", port)) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
                 client.sendall(GET)
                 client.shutdown(socket.SHUT_WR)
                 return read_all(client)

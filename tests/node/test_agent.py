@@ -12,17 +12,20 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.process import ProcessReader
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent as HttpAgent
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from rolemesh.config.node import NodeSettings, Run
+from rolemesh.config.node import GpuChoice, NodeSettings, Run
 from rolemesh.core.model import BackendState as State
 from rolemesh.core.report import BackendReport, Registration, read_registration
 from rolemesh.node.agent import Agent
+from rolemesh.node.calls import Caller
 from rolemesh.node.tap import node_service
+from tests.node.test_calls import body_of
 from tests.real.harness import need_llama
 
 LLAMA_SERVER = (sys.executable, "-m", "rolemesh.demo.llama_server")
@@ -41,7 +44,7 @@ class Gateway(Resource):
     def render(self, request: Request) -> bytes:
         self.told.append((request.method.decode(), request.path.decode()))
         if request.method == b"POST":
-            self.last = read_registration(request.content.read())
+            self.last = read_registration(body_of(request))
         answer = {"node": "box2", "lease_s": 15, "heartbeat_s": 0.5}
         return json.dumps(answer).encode()
 
@@ -51,7 +54,7 @@ class Gateway(Resource):
 
     def state(self, id: str = "gpu0") -> State | None:
         backend = self.backend(id)
-        return backend and backend.state
+        return None if backend is None else backend.state
 
 
 def some_ports() -> range:
@@ -89,13 +92,14 @@ class AgentTestCase(TestCase):
         self.file = write_tiny_model(self.mktemp()).absolute()
         self.alias = f"tiny-{os.getpid()}-{id(self)}"
         self.gateway = Gateway()
-        port = reactor.listenTCP(0, Site(self.gateway), interface="127.0.0.1")
+        site: Any = Site(self.gateway)
+        port: Any = reactor.listenTCP(0, site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.url = f"http://127.0.0.1:{port.getHost().port}"
 
     def run_entry(self, id: str = "gpu0", **more: Any) -> Run:
         entry = Run(id, self.alias, self.file, slots=2, context=512, roles=("coder",))
-        return evolve(entry, llama_server=LLAMA_SERVER, args=("--no-warmup",), **more)
+        return evolve(entry, **{"llama_server": LLAMA_SERVER, "args": ("--no-warmup",), **more})
 
     def start(self, *runs: Run, **more: Any) -> Agent:
         settings = NodeSettings((self.url,), runs, name="box2", ports=some_ports(), **more)
@@ -107,6 +111,7 @@ class AgentTestCase(TestCase):
     async def stop(self, agent: Agent) -> None:
         if agent.running:
             await agent.stopService()
+        await until(lambda: not any(isinstance(r, ProcessReader) for r in reactor.getReaders()))
 
     async def ready(self, id: str = "gpu0") -> BackendReport:
         await until(lambda: self.gateway.state(id) is State.READY)
@@ -115,10 +120,6 @@ class AgentTestCase(TestCase):
         return backend
 
     async def get(self, url: str, key: str) -> tuple[int, Any]:
-        from twisted.web.client import Agent as HttpAgent
-
-        from rolemesh.node.calls import Caller
-
         caller = Caller(HttpAgent(reactor), reactor, 5.0)
         answer = await caller.call("GET", url, bearer=key, limit=10**6)
         return answer.status, json.loads(answer.body)
@@ -184,6 +185,7 @@ class FailureTests(AgentTestCase):
         backend = self.gateway.backend()
         assert backend is not None
         assert backend.last_exit is not None
+        self.lines = backend.last_exit.lines
         return backend.last_exit.reason
 
     async def test_A1_a_missing_binary(self) -> None:
@@ -199,7 +201,7 @@ class FailureTests(AgentTestCase):
     async def test_a_missing_model(self) -> None:
         """A file that is not there."""
         reason = await self.reason(self.run_entry(file=Path("/nowhere/m.gguf")))
-        self.assertEqual(reason, "model_missing: exit code 1")
+        self.assertEqual(reason, "model_missing: exit code 1", self.lines)
 
     async def test_a_broken_model(self) -> None:
         """A file that is no model."""
@@ -210,8 +212,6 @@ class FailureTests(AgentTestCase):
 
     async def test_A17_a_gpu_that_is_not_here(self) -> None:
         """A machine without that GPU says so, and goes on with the other entries."""
-        from rolemesh.config.node import GpuChoice
-
         lost = self.run_entry("lost", gpu=GpuChoice(names=("no such gpu",)))
         self.start(lost, self.run_entry())
         await self.ready()

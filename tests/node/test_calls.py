@@ -15,6 +15,11 @@ from twisted.web.server import NOT_DONE_YET, Request
 from rolemesh.node.calls import Answer, Caller, TooLong
 
 
+def body_of(request: Request) -> bytes:
+    assert request.content is not None
+    return request.content.read()
+
+
 class Scripted(Resource):
     """Answers every path with one status and one body, or never."""
 
@@ -29,7 +34,7 @@ class Scripted(Resource):
 
     def render(self, request: Request) -> Any:
         self.requests.append(request)
-        self.bodies.append(request.content.read())
+        self.bodies.append(body_of(request))
         request.notifyFinish().addErrback(self._count_left)
         if self.silent:
             request.write(b"begun")

@@ -7,10 +7,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from rolemesh.config.node import GpuChoice, Run
 from rolemesh.node.command import command_line, environment, secrets_of
 
-FIRST_GPU = GpuChoice(names=(0,))
+NO_GPU, FIRST_GPU = GpuChoice(), GpuChoice(names=(0,))
 
 
-def run(gpu: GpuChoice = GpuChoice(), **fields: object) -> Run:
+def run(gpu: GpuChoice = NO_GPU, **fields: object) -> Run:
     return Run("gpu0", "qwen3", Path("/models/q.gguf"), gpu, **fields)  # type: ignore[arg-type]
 
 

@@ -94,7 +94,7 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.successResultOf(self.gpus.settled)
 
     def test_A16_a_helper_that_hangs_is_killed_and_replaced_a_minute_later(self) -> None:
-        """Its readings are withdrawn with a reason, the GPU stays known, a new one comes in 60 s."""
+        """Its readings are withdrawn with a reason, the GPU stays known, a new one comes later."""
         self.tell(5)
         self.clock.advance(INTERVAL + DEADLINE)
         self.assertIn(signal.SIGKILL, self.helper.signals)
@@ -157,7 +157,7 @@ class RealHelperTests(TestCase):
 
     async def settled(self, folder: str | None = None, **variables: str) -> Gpus:
         library = {"LD_LIBRARY_PATH": folder or self.folder}
-        gpus = Gpus(reactor, self, {**os.environ, **library, **variables})
+        gpus = Gpus(reactor, self, {**os.environ, **library, **variables})  # type: ignore[arg-type]
         gpus.startService()
         self.addCleanup(self.stop, gpus)
         await gpus.settled

@@ -1,7 +1,7 @@
 """What a server writes: cut, harmless, limited, and never a secret."""
 
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.node.logs import (
@@ -69,9 +69,7 @@ class ServerLogTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.log = ServerLog(self.clock, "gpu0")
-        self.events: list[dict[str, object]] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.events = self.enterContext(capturedLogs())
 
     @property
     def told(self) -> list[object]:

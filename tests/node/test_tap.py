@@ -1,0 +1,94 @@
+"""The node agent's command line and its reload."""
+
+from pathlib import Path
+
+from twisted.application.service import MultiService
+from twisted.internet import reactor
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from rolemesh.config.node import NodeSettings, Run
+from rolemesh.node import tap
+from rolemesh.node.agent import Agent
+
+FILE = """\
+gateway: http://127.0.0.1:8000
+name: box2
+run:
+  - {model: tiny, file: MODEL}
+"""
+
+
+class FakeAgent:
+    """Notes what it is told to run."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+
+    def run(self, runs: tuple[Run, ...]) -> None:
+        self.told.append(tuple(run.model for run in runs))
+
+
+class FileTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        self.model = folder.absolute() / "m.gguf"
+        self.model.touch(0o600)
+        self.file = folder / "node_agent.yaml"
+        self.write(FILE)
+        self.options = tap.Options()
+        self.options.parseOptions(["--config", str(self.file), "--state", str(folder / "state")])
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text.replace("MODEL", str(self.model)))
+        self.file.chmod(0o600)
+
+
+class OptionsTests(FileTestCase):
+    def test_the_file_becomes_settings(self) -> None:
+        """What `--config` names is read by the node's own reader."""
+        self.assertIsInstance(self.options.settings, NodeSettings)
+        self.assertEqual(self.options.settings.run[0].file, self.model)
+
+    def test_the_service_holds_the_agent_and_starts_nothing(self) -> None:
+        """`makeService` opens nothing and runs nothing; that waits for the start."""
+        before = len(reactor.getDelayedCalls()), len(reactor.getReaders())
+        service = tap.makeService(self.options)
+        self.assertIsInstance(service, MultiService)
+        self.assertTrue(any(isinstance(each, Agent) for each in service))
+        self.assertEqual((len(reactor.getDelayedCalls()), len(reactor.getReaders())), before)
+
+
+class ReloadTests(FileTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.agent = FakeAgent()
+        self.events = self.enterContext(capturedLogs())
+
+    def reload(self) -> None:
+        tap._reload(self.options, self.agent)  # type: ignore[arg-type]
+
+    def warned(self) -> list[str]:
+        return [str(event["log_format"]) for event in self.events]
+
+    def test_A32_new_entries_are_run(self) -> None:
+        """The file as it is now decides what runs."""
+        self.write(FILE + "  - {model: other, file: MODEL}\n")
+        self.reload()
+        self.assertEqual(self.agent.told, [("tiny", "other")])
+        self.assertEqual(self.warned(), [])
+
+    def test_A32_a_file_with_problems_changes_nothing(self) -> None:
+        """What ran goes on, and the problems are told."""
+        self.write(FILE + "frob: 1\n")
+        self.reload()
+        self.assertEqual(self.agent.told, [])
+        self.assertEqual(self.warned(), ["not reloaded: {problem}"])
+
+    def test_what_is_not_reloaded_is_said(self) -> None:
+        """Another gateway needs a restart; nobody has to find that out alone."""
+        self.write(FILE.replace("8000", "8001"))
+        self.reload()
+        self.assertEqual(self.agent.told, [("tiny",)])
+        self.assertEqual(len(self.warned()), 1)
