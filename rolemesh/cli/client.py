@@ -131,7 +131,11 @@ class _Exchange:
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[http.client.HTTPResponse, Iterator[bytes]]:
         """The head of the answer, and the pieces of its body as they come."""
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            "connection": "close",  # else read1 waits behind the end of a body with a length
+        }
         if self._gateway.key:
             headers["authorization"] = f"Bearer {self._gateway.key}"
         self._connection.connect()

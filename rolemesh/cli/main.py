@@ -8,10 +8,18 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 import rolemesh
-from rolemesh.cli import check, demo, keys, smoke, up
+from rolemesh.cli import check, demo, explain, keys, smoke, up, why
 from rolemesh.config.problems import did_you_mean
 
-COMMANDS = {"check": check, "keys": keys, "smoke": smoke, "demo": demo, "up": up}
+COMMANDS = {
+    "check": check,
+    "keys": keys,
+    "smoke": smoke,
+    "demo": demo,
+    "up": up,
+    "explain": explain,
+    "why": why,
+}
 NO, MISUSED, INTERRUPTED = 1, 2, 130
 
 

@@ -33,13 +33,15 @@ class Outcome(StrEnum):
 @frozen
 class Rule:
     """What an outcome means: may another backend try, what does it say of this one's health, what
-    is the client told when nobody else can, and was a process possibly killed by the request."""
+    is the client told when nobody else can, was a process possibly killed by the request, and in
+    how many seconds is it worth to ask again."""
 
     again: bool
     sign: Sign | None
     code: str
     words: str
     deadly: bool = False
+    retry_after: float = 2.0
 
 
 RULES: Mapping[Outcome, Rule] = {
@@ -58,7 +60,9 @@ RULES: Mapping[Outcome, Rule] = {
         False, Sign.BROKE, "upstream_timeout", "produced nothing in the time allowed"
     ),
     Outcome.WEDGED: Rule(True, None, "upstream_timeout", "makes no progress"),
-    Outcome.LOADING: Rule(True, Sign.CHECK_LOADING, "model_loading", "is loading its model"),
+    Outcome.LOADING: Rule(
+        True, Sign.CHECK_LOADING, "model_loading", "is loading its model", retry_after=5.0
+    ),
     Outcome.BUSY: Rule(True, None, "role_saturated", "is busy with other work"),
     Outcome.FAULT: Rule(True, Sign.BROKE, "upstream_error", "failed at the request", deadly=True),
     Outcome.LOCKED_OUT: Rule(
@@ -90,11 +94,11 @@ def refusal(tries: Sequence[Try], standing: str) -> Refusal:
     last = tries[-1]
     rule = RULES[last.outcome]
     deaths = sum(RULES[each.outcome].deadly for each in tries)
-    others = f", after {len(tries) - 1} other" if len(tries) > 1 else ""
-    tried = f"{others}{'s' if len(tries) > 2 else ''}" if others else ""
+    others = len(tries) - 1
+    tried = f", after {others} other{'s' if others > 1 else ''}" if others else ""
     return Refusal(
         rule.code,
         f"{last.id} {rule.words}{tried}; {standing}.",
-        retry_after=2.0,
+        retry_after=rule.retry_after,
         retry=False if deaths >= MOST_DEATHS else None,
     )

@@ -63,6 +63,7 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -112,7 +113,8 @@ class Refusal(Exception):
 
     def anthropic_body(self, request_id: str) -> bytes:
         """The error in Anthropic's shape, for `/v1/messages`."""
-        kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
+        other = "api_error" if self.status >= 500 else "invalid_request_error"
+        kind = _ANTHROPIC_TYPES.get(self.status, other)
         error = {"type": kind, "message": self.message, "code": self.code, **self.details}
         return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
 

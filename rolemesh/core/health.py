@@ -1,12 +1,14 @@
 """A backend's health as the gateway sees it: one table of moves, one pure step.
 
 Checks are the gateway's own questions, outcomes are what traffic showed. Some moves need several
-events of a kind in a row, so that one slow answer does not empty a role.
+signs of a kind in a row, so that one slow answer does not empty a role; only what contradicts a
+sign ends its row, so that good checks do not hide that every request fails.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 
 class Condition(StrEnum):
@@ -63,8 +65,20 @@ MOVES: dict[tuple[Condition, Sign], Move] = {
     (C.DOWN, S.CHECK_LOADING): Move(C.LOADING),
 }
 
+_CHECKS = frozenset({S.CHECK_OK, S.CHECK_LOADING, S.CHECK_FAILED})
+
+ENDS: Mapping[Sign, frozenset[Sign]] = {
+    S.CHECK_OK: _CHECKS - {S.CHECK_OK},
+    S.CHECK_LOADING: _CHECKS - {S.CHECK_LOADING},
+    S.CHECK_FAILED: _CHECKS - {S.CHECK_FAILED},
+    S.REFUSED: frozenset({S.CHECK_OK}),
+    S.SERVED: frozenset({S.BROKE, S.CHECK_FAILED}),
+}
+"""Which rows a sign ends besides its own going on."""
+
 FIRST_EJECTION = 10.0
 LONGEST_EJECTION = 300.0
+FORGIVEN = 300.0  # seconds of good health after which an ejection is the first again
 SLOW_START = 30.0
 
 
@@ -72,13 +86,14 @@ SLOW_START = 30.0
 class Health:
     """A backend's condition and how it came there; times are seconds of one monotonic clock.
 
-    `streak` counts the latest run of `sign`; `until` ends an ejection; `ejections` grows it.
+    `sign` is the latest one; `rows` counts the signs that nothing has contradicted since the
+    condition changed; `until` ends an ejection; `ejections` grows it.
     """
 
     condition: Condition = Condition.UNKNOWN
     since: float = 0.0
     sign: Sign | None = None
-    streak: int = 0
+    rows: Mapping[Sign, int] = field(factory=dict, hash=False)
     ejections: int = 0
     until: float = 0.0
     recovered: bool = False
@@ -92,35 +107,29 @@ class Health:
 
 def step(health: Health, sign: Sign, now: float) -> Health:
     """What a backend's health is after one more sign."""
-    streak = health.streak + 1 if sign is health.sign else 1
-    health = evolve(health, sign=sign, streak=streak)
+    ended = ENDS.get(sign, frozenset())
+    rows = {each: count for each, count in health.rows.items() if each not in ended}
+    rows[sign] = rows.get(sign, 0) + 1
     move = MOVES.get((health.condition, sign))
-    if move is None or streak < move.after:
-        return health
+    if move is None or rows[sign] < move.after:
+        return evolve(health, sign=sign, rows=rows)
+    moved = evolve(health, sign=sign, rows={}, condition=move.to, since=now)
     if move.to is Condition.EJECTED:
-        return _eject(health, now)
-    ejections = 0 if health.condition is Condition.DOWN else health.ejections
+        return _ejected(moved, now, forgiven=now - health.since >= FORGIVEN)
     return evolve(
-        health,
-        condition=move.to,
-        since=now,
-        streak=0,
-        ejections=ejections,
-        recovered=health.condition in (Condition.DOWN, Condition.EJECTED),
+        moved,
+        ejections=0 if health.condition is Condition.DOWN else health.ejections,
+        recovered=health.recovered or health.condition in _CAN_COME_BACK,
     )
 
 
-def _eject(health: Health, now: float) -> Health:
-    ejections = health.ejections + 1
+_CAN_COME_BACK = (Condition.UP, Condition.EJECTED, Condition.DOWN)
+
+
+def _ejected(health: Health, now: float, *, forgiven: bool) -> Health:
+    ejections = 1 if forgiven else health.ejections + 1
     length = min(FIRST_EJECTION * ejections, LONGEST_EJECTION)
-    return evolve(
-        health,
-        condition=Condition.EJECTED,
-        since=now,
-        streak=0,
-        ejections=ejections,
-        until=now + length,
-    )
+    return evolve(health, ejections=ejections, until=now + length)
 
 
 def as_markdown() -> str:

@@ -1,8 +1,10 @@
 """Requests as clients send them: which API, which role, streamed or not; what goes upstream."""
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from itertools import accumulate
+from json import detect_encoding
 from typing import Any
 
 import msgspec
@@ -102,52 +104,44 @@ def read(api: Api, body: bytes) -> Ask:
 
 
 def _decode(body: bytes) -> dict[str, Any]:
+    _refuse_other_encodings(body)
+    if _depth(body) > MAX_DEPTH:
+        raise Refusal("invalid_json", f"The body is nested deeper than {MAX_DEPTH} levels.")
+    try:
+        facts = _whole.decode(body)
+    except msgspec.DecodeError as error:
+        if _HALF_A_PAIR.search(body):
+            raise Refusal("invalid_encoding", "The body has half a surrogate pair.") from None
+        raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
+    if not isinstance(facts, dict):
+        raise Refusal("invalid_json", 'The body must be a JSON object, as {"model": …}.')
+    return facts
+
+
+def _refuse_other_encodings(body: bytes) -> None:
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refusal(
             "invalid_encoding", f"The body is not UTF-8: byte {error.start} cannot be decoded."
         ) from None
-    try:
-        facts = _whole.decode(body)
-    except RecursionError:
-        raise _too_deep() from None
-    except UnicodeDecodeError:
-        raise Refusal("invalid_encoding", "The body has a broken \\u escape.") from None
-    except msgspec.DecodeError as error:
-        raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
-    if not isinstance(facts, dict):
-        raise Refusal("invalid_json", 'The body must be a JSON object, as {"model": …}.')
-    if _may_be_deep(body) and _depth(facts) > MAX_DEPTH:
-        raise _too_deep()
-    return facts
+    if detect_encoding(body) not in ("utf-8", "utf-8-sig"):
+        raise Refusal("invalid_encoding", "The body is not UTF-8 but UTF-16 or UTF-32.")
 
 
-def _too_deep() -> Refusal:
-    return Refusal("invalid_json", f"The body is nested deeper than {MAX_DEPTH} levels.")
-
-
-_KEEP_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_HALF_A_PAIR = re.compile(
+    rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL
+)
+_NO_BRACKET_OR_QUOTE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def _may_be_deep(body: bytes) -> bool:
-    """Whether the brackets, those inside strings included, ever stand deeper than the limit."""
-    brackets = body.translate(None, _KEEP_BRACKETS)
-    if len(brackets) <= MAX_DEPTH:
-        return False
-    return max(accumulate(map(_STEP.__getitem__, brackets))) > MAX_DEPTH
-
-
-def _depth(value: Any) -> int:
-    deepest, todo = 0, [(value, 1)]
-    while todo:
-        here, level = todo.pop()
-        inside = here.values() if isinstance(here, dict) else here
-        if isinstance(here, dict | list):
-            deepest = max(deepest, level)
-            todo.extend((each, level + 1) for each in inside)
-    return deepest
+def _depth(body: bytes) -> int:
+    """How deep arrays and objects are nested; at least as deep as any valid beginning is."""
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    marks = unescaped.translate(None, _NO_BRACKET_OR_QUOTE)
+    brackets = b"".join(marks.split(b'"')[::2])
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 
 def _refuse_forbidden(facts: Mapping[str, Any]) -> None:
@@ -155,7 +149,7 @@ def _refuse_forbidden(facts: Mapping[str, Any]) -> None:
         if facts.get(name) is not None:
             raise Refusal("unsupported_parameter", f"'{name}' is not accepted: {why}.", param=name)
     slot = facts.get("id_slot")
-    if isinstance(slot, int) and slot >= 0:
+    if isinstance(slot, int | float) and slot > -1:  # llama-server cuts -0.5 to 0
         raise Refusal(
             "unsupported_parameter",
             "'id_slot' is not accepted: the gateway chooses where a request runs. Leave it out.",

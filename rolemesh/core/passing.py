@@ -11,8 +11,16 @@ from rolemesh.core.attempts import Outcome
 LONGEST_MESSAGE = 1024
 
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 501: "server_error"}
-_LOOKS_LIKE_PATH = re.compile(r"(?:/[\w.@~+-]+){2,}/?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_PRIVATE = re.compile(
+    r"""
+    \b\w+://[^\s"'<>]+                             # an address of a server
+    | (?:\b[A-Za-z]:)?(?:[\\/][\w.@~+-]+){2,}[\\/]?  # a path
+    | (?<![\w.@~+-])[\w.@~+-]+\.gguf\b           # a model's file
+    | \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b
+    """,
+    re.VERBOSE,
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @frozen
@@ -86,7 +94,7 @@ def _passed(status: int, body: bytes) -> Passed:
 
 
 def _count(error: dict[str, Any], name: str) -> bool:
-    return isinstance(error.get(name), int)
+    return type(error.get(name)) is int
 
 
 def _type_of(kind: object, status: int) -> str:
@@ -96,6 +104,6 @@ def _type_of(kind: object, status: int) -> str:
 
 
 def scrubbed(message: str) -> str:
-    """A backend's words without control characters and file paths, and not too many of them."""
-    plain = _CONTROL.sub(" ", message)[:LONGEST_MESSAGE]
-    return _LOOKS_LIKE_PATH.sub("…", plain)
+    """A backend's words without control characters, paths and addresses, and not too many."""
+    plain = _CONTROL.sub(" ", message[: 4 * LONGEST_MESSAGE])
+    return _PRIVATE.sub("…", plain)[:LONGEST_MESSAGE]

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from rolemesh.core.model import BackendState
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 Text = Annotated[str, Meta(max_length=256)]
 Line = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0)]

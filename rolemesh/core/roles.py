@@ -1,6 +1,7 @@
 """Which role a client means: exact names, aliases, globs, `role@node`; and who is not there."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 
@@ -8,6 +9,10 @@ from attrs import evolve, frozen
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Role
+
+LONGEST_NAME = 256  # of what a client may call a role; looked up and compared no further
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FIT_TO_SHOW = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
 
 
 @frozen
@@ -42,7 +47,7 @@ class RoleBook:
         """
         if name is None:
             return self._default()
-        wanted = self._named(name) or self._pinned(name) or self._named(self.unknown_model or "")
+        wanted = self._named(name) or self._named(self.unknown_model or "")
         if wanted is None:
             raise self._not_found(name)
         return wanted
@@ -58,26 +63,30 @@ class RoleBook:
         return wanted
 
     def _named(self, name: str) -> Wanted | None:
-        role = self.listed.get(name) or self._aliased(name)
-        return Wanted(role) if role else None
+        """What exact names mean, with a node or without, before what globs would make of them."""
+        if len(name) > LONGEST_NAME:
+            return None
+        base, _, node = name.rpartition("@")
+        pinned = node if base and _NODE.fullmatch(node) else None
+        for look in (self._exact, self._globbed):
+            if role := look(name):
+                return Wanted(role)
+            if pinned and (role := look(base)):
+                return Wanted(role, pinned)
+        return None
 
-    def _pinned(self, name: str) -> Wanted | None:
-        base, at, node = name.rpartition("@")
-        wanted = self._named(base) if at and node else None
-        return Wanted(wanted.role, node) if wanted else None
+    def _exact(self, name: str) -> Role | None:
+        aliased = (role for role in self.listed.values() if name in role.aliases)
+        return self.listed.get(name) or next(aliased, None)
 
-    def _aliased(self, name: str) -> Role | None:
-        exact = (role for role in self.listed.values() if name in role.aliases)
-        globs = (
-            role
-            for role in self.listed.values()
-            if any(fnmatchcase(name, alias) for alias in role.aliases)
-        )
-        return next(exact, None) or next(globs, None)
+    def _globbed(self, name: str) -> Role | None:
+        roles = self.listed.values()
+        return next((role for role in roles if _any_glob(role, name)), None)
 
     def _not_found(self, name: str) -> Refusal:
-        close = difflib.get_close_matches(name, self.listed, 1)
-        shown = f"'{name}'" if len(name) <= 64 and name.isprintable() else "that name"
+        short = name if len(name) <= LONGEST_NAME else ""
+        close = difflib.get_close_matches(short, self.listed, 1)
+        shown = f"'{name}'" if _FIT_TO_SHOW.fullmatch(name) else "of that name"
         hint = f" Did you mean '{close[0]}'?" if close else ""
         return Refusal(
             "model_not_found",
@@ -88,3 +97,7 @@ class RoleBook:
     def _list(self) -> str:
         known = ", ".join(sorted(self.listed))
         return f"Roles: {known}." if known else "There are no roles yet: no node has announced one."
+
+
+def _any_glob(role: Role, name: str) -> bool:
+    return any(fnmatchcase(name, alias) for alias in role.aliases)

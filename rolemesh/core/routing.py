@@ -8,7 +8,7 @@ cached.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition
@@ -139,7 +139,8 @@ def _unfit(candidate: Candidate, need: Need) -> str:
     if candidate.draining:
         return "it is draining"
     if need.context and candidate.context < need.context:
-        return f"{candidate.context} tokens per slot, the request needs {need.context}"
+        has = f"{candidate.context} tokens per slot" if candidate.context else "of unknown context"
+        return f"{has}, the request needs {need.context}"
     if need.model is not None and candidate.model != need.model:
         return "it serves another model"
     return lacks(candidate.context, candidate.tools, candidate.labels, need.role.require)
@@ -218,7 +219,7 @@ def _round_robin(free: Sequence[Candidate], _need: Need, random: Random) -> tupl
 
 def _least_loaded(free: Sequence[Candidate], need: Need, random: Random) -> tuple[Candidate, str]:
     def cost(each: Candidate) -> float:
-        return (each.ahead + need.tokens / each.read_rate) / each.warmth
+        return _seconds(evolve(each, cached=0), need)
 
     return _least(free, cost, random), "least-loaded"
 

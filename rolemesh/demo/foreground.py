@@ -56,9 +56,10 @@ class Child(ProcessProtocol):
 
 
 class Foreground:
-    """Programs that live and die together."""
+    """Programs that live and die together. `leaving` tells that they are, or will be, stopped."""
 
     def __init__(self, reactor: Any, heard: Heard) -> None:
+        self.leaving = False
         self._reactor = reactor
         self._heard = heard
         self.children: list[Child] = []
@@ -72,7 +73,7 @@ class Foreground:
     def spawn(self, name: str, *arguments: str) -> Child:
         """Start a Python program that ends by itself."""
         child = Child(name, self._heard)
-        argv = (sys.executable, *arguments)
+        argv = (sys.executable, "-P", *arguments)  # not what happens to be in this folder
         self._reactor.spawnProcess(child, sys.executable, argv, env=None)
         return child
 
@@ -94,6 +95,7 @@ class Foreground:
 
     async def stop(self) -> None:
         """End each child before the next, so that a gateway drains while its servers live."""
+        self.leaving = True
         for child in self.children:
             for order, patience in LAST_ORDERS:
                 child.signal(order)
@@ -114,7 +116,6 @@ class _Performance:
         self._reactor = reactor
         self._main = main
         self._foreground = Foreground(reactor, heard)
-        self._ending = False
 
     def start(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -130,10 +131,10 @@ class _Performance:
             self._reactor.stop()
 
     def _asked_to_stop(self) -> None:
-        if self._ending:
+        if self._foreground.leaving:
             self._foreground.hurry()
         else:
-            self._ending = True
+            self._foreground.leaving = True
             self._under_way.cancel()
 
 

@@ -10,7 +10,7 @@ from attrs import frozen
 MODELS = {"thinker": ("planner", "reviewer"), "builder": ("coder",)}
 ROLES = tuple(role for roles in MODELS.values() for role in roles)
 
-_OUR_LAUNCHER = [sys.executable, "-m", "rolemesh.demo.llama_server"]
+_OUR_LAUNCHER = [sys.executable, "-P", "-m", "rolemesh.demo.llama_server"]
 _TOY_ANSWER = 64  # tokens; the toy model never stops by itself
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent, ResponseFailed
 
@@ -18,6 +18,15 @@ from rolemesh.demo.lines import Narrator
 LOADING_PATIENCE = 1800.0  # seconds; a big model on a slow disk takes many minutes
 SMOKE_PATIENCE = 300.0
 _LOOK, _REMIND = 0.2, 5.0  # seconds between looks, and between lines that say what is missing
+
+# How a question fails, also one that is cancelled or takes too long.
+_NO_ANSWER = (
+    CancelledError,
+    ConnectError,
+    ConnectingCancelledError,
+    DNSLookupError,
+    ResponseFailed,
+)
 
 
 class Fell(Exception):
@@ -107,11 +116,14 @@ class Demo:
         try:
             answer = await self._http.get(f"{self._household.url}/v1/models", timeout=5)
             listed: list[Any] = (await answer.json())["data"]
-        except (ConnectError, ResponseFailed):
+        except _NO_ANSWER:
             return None
         return listed
 
     def _must_stand(self) -> None:
+        """A question that is under way turns the order to leave into a missing answer."""
+        if self._foreground.leaving:
+            raise CancelledError
         if child := self._foreground.fallen():
             raise Fell(_end_of(child))
 
@@ -139,8 +151,12 @@ class Demo:
     async def _who_answers(self, role: str) -> str:
         question = {"model": role, "messages": [{"role": "user", "content": "hello"}]}
         url = f"{self._household.url}/v1/chat/completions"
-        answer = await self._http.post(url, json={**question, "max_tokens": 8}, timeout=60)
-        await answer.content()
+        try:
+            answer = await self._http.post(url, json={**question, "max_tokens": 8}, timeout=60)
+            await answer.content()
+        except _NO_ANSWER:
+            self._must_stand()
+            raise Fell(f"{role} did not answer") from None
         return "/".join(answer.headers.getRawHeaders("x-rolemesh-backend", ["nobody"]))
 
     async def _leave(self) -> None:

@@ -37,6 +37,7 @@ class Grant:
     route: str
     scores: tuple[Score, ...]
     waited: float
+    cached: int
     _give: Callable[[], None]
     _given: bool = False
 
@@ -165,6 +166,7 @@ class Admission:
             decision.route,
             decision.scores,
             waited,
+            want.cached(decision.id)[0],
             lambda: self._registry.give(decision.id, seconds),
         )
 

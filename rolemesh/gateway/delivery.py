@@ -205,8 +205,10 @@ class Delivery:
 
     def _learn(self, record: Record) -> None:
         timings = record.usage.timings
-        if record.backend is None or timings is None:
+        entry = self._registry.get(record.backend) if record.backend else None
+        if record.backend is None or entry is None or timings is None:
             return
+        record.normal_rate = round(entry.write_rate, 1)
         self._registry.learn(
             record.backend,
             _rate(timings.prompt_n, timings.prompt_ms),

@@ -92,7 +92,7 @@ class Dispatch:
         role = want.need.role
         record.backend, record.model = grant.backend.id, grant.backend.model
         record.route = grant.route if role is first else f"{grant.route}; fallback={role.name}"
-        record.scores = grant.scores
+        record.scores, record.believed = grant.scores, grant.cached
         record.queued += grant.waited
         self._memory.placed(grant.backend.id, call.chain, self._clock.seconds())
 

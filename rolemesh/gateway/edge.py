@@ -64,7 +64,7 @@ class EdgeChannel(http.HTTPChannel):
     _closing = False
     _head_begun = False
     _body: SizedBody | ChunkedBody | None = None
-    _begun = 0
+    _taken = 0
 
     def connectionMade(self) -> None:
         self._limits = self.site.limits
@@ -119,8 +119,8 @@ class EdgeChannel(http.HTTPChannel):
         request.begin(head, self._request_id(head))
         self.requests.append(request)
         self._command, self._path, self._version = head.method, head.target, head.version
-        self._begun += 1
-        if self._begun >= self._limits.requests_per_connection or not head.persists():
+        self._taken += 1
+        if self._taken >= self._limits.requests_per_connection or not head.persists():
             self._make_last(request)
         return request
 

@@ -94,7 +94,7 @@ def _read_fields(block: bytes, most: int) -> Headers:
             "headers_too_large", f"the request has {lines} header fields of at most {most}"
         )
     fields = _FIELD.findall(block)
-    if not len(fields) == lines == block.count(b"\n") == block.count(b"\r"):
+    if not len(fields) == lines == block.count(b"\n"):
         raise Refusal("bad_request", f"header field {_first_bad(block)} is not 'Name: value'")
     headers = Headers()
     for name, value in fields:

@@ -18,7 +18,11 @@ KEPT = 10_000
 
 @define(eq=False)
 class Record:
-    """One request's story, without any of its text. Times are seconds, `status` what was sent."""
+    """One request's story, without any of its text.
+
+    Times are seconds, `status` is what was sent. `believed` are the prompt tokens that the backend
+    was thought to have cached, `normal_rate` the tokens a second that it writes as a rule.
+    """
 
     id: str
     path: str
@@ -32,6 +36,8 @@ class Record:
     model: str | None = None
     route: str = ""
     scores: tuple[Score, ...] = ()
+    believed: int = 0
+    normal_rate: float | None = None
     queued: float = 0.0
     tries: list[Try] = field(factory=list)
     status: int = 0
@@ -54,6 +60,8 @@ class Record:
             "backend": self.backend.backend if self.backend else None,
             "model": self.model,
             "route": self.route,
+            "believed_cached": self.believed,
+            "normal_rate": self.normal_rate,
             "candidates": [score_json(score) for score in self.scores],
             "attempts": [_try_json(each) for each in self.tries],
             "queue_ms": _ms(self.queued),
@@ -136,12 +144,18 @@ class Records:
         """Begin a request's record."""
         record = Record(id, path, self._wall(), self._clock.seconds())
         self._kept[id] = record
+        self._kept.move_to_end(id)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return record
 
     def get(self, id: str) -> Record | None:
         return self._kept.get(id)
+
+    def last(self, key: str | None) -> Record | None:
+        """The latest request that is over, of one key; None for any key where there are none."""
+        mine = (each for each in reversed(self._kept.values()) if key is None or each.key == key)
+        return next((each for each in mine if each.ended is not None), None)
 
     def answering(self, record: Record) -> None:
         """The first byte of an answer is there."""

@@ -1,5 +1,6 @@
 """The one mutable map of backends: reports, checks and outcomes go in, candidates come out."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from attrs import define, evolve, field, frozen
@@ -104,6 +105,7 @@ class Registry:
         self._entries: dict[BackendId, Entry] = {}
         self._nodes: dict[str, Node] = {}
         self._members: dict[str, list[tuple[int, Entry]]] = {}
+        self._left_behind: Counter[BackendId] = Counter()  # requests at backends that have gone
         self._turn = 0
         self.on_change: list[Callable[[], None]] = []
         self.on_backend: list[Callable[[Entry], None]] = []
@@ -349,6 +351,8 @@ class Registry:
         if entry is not None:
             entry.in_flight -= 1
             entry.ahead = max(0.0, entry.ahead - seconds) if entry.in_flight else 0.0
+        else:
+            self._left_behind -= Counter([id])
         self._changed()
 
     def learn(self, id: BackendId, read_rate: float | None, write_rate: float | None) -> None:
@@ -364,6 +368,7 @@ class Registry:
     # Inside
 
     def _put(self, entry: Entry) -> None:
+        entry.in_flight += self._left_behind.pop(entry.backend.id, 0)
         self._entries[entry.backend.id] = entry
         self._members.clear()
         for tell in self.on_backend:
@@ -376,7 +381,9 @@ class Registry:
                 self._remove(id)
 
     def _remove(self, id: BackendId) -> None:
-        self._entries.pop(id, None)
+        entry = self._entries.pop(id, None)
+        if entry is not None and entry.in_flight:
+            self._left_behind[id] = entry.in_flight
         self._members.clear()
         for tell in self.on_gone:
             tell(id)

@@ -91,7 +91,8 @@ class ClientApi:
     @app.route("/v1/requests/<id>", methods=["GET"])
     def request_record(self, request: EdgeRequest, id: str) -> bytes:
         key = self._keys.client(request, Scope.MODELS)
-        record = self._records.get(id)
+        record = self._records.last(key.id if key else None) if id == "last" else None
+        record = record or self._records.get(id)
         if record is None or (key is not None and record.key != key.id):
             raise Refusal("unknown_url", "No such request of this key is remembered.")
         return _json(request, record.as_json())

@@ -31,6 +31,10 @@ class Server:
     def __init__(self, run: Run, means: Means, changed: Callable[[], None]) -> None:
         self.run = run
         self.state = State.STOPPED
+        self.door: Door | None = None
+        self.facts = Facts()
+        self.busy: int | None = None
+        self.last_ending: Ending | None = None
         self.log = ServerLog(means.clock, run.id)
         self._means = means
         self._changed = changed
@@ -40,11 +44,7 @@ class Server:
         self._spawned_at = 0.0
         self._kills_before = 0
         self._child: Child | None = None
-        self.door: Door | None = None
-        self.facts = Facts()
-        self.busy: int | None = None
         self._endings: tuple[Ending, ...] = ()
-        self.last_ending: Ending | None = None
         self._stranger = ""
         self._timer: IDelayedCall | None = None
         self._questions: Deferred[None] | None = None

@@ -110,6 +110,7 @@ def _reload(options: Options, agent: Agent) -> None:
     if evolve(settings, run=()) != evolve(options.settings, run=()):
         _log.warn("of the file only `run` is reloaded; the rest holds from the next start on")
     options.settings = evolve(options.settings, run=settings.run)
+    _log.info("reloaded: {count} entries of `run`", count=len(settings.run))
     agent.run(settings.run)
 
 

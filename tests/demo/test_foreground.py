@@ -7,9 +7,10 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from rolemesh.demo.foreground import Child, Foreground
+from rolemesh.demo.foreground import Child, Foreground, _Performance
 
 STUBBORN = (
     "import signal, time\n"
@@ -73,6 +74,23 @@ class Children(TestCase):
             self.patch(child, "processEnded", self._noting(order, child))
         await self.foreground.stop()
         self.assertEqual(order, ["first", "second"])
+
+    async def test_interrupt_while_stopping_hurries(self) -> None:
+        """An order to stop that comes while all is stopped asks the children once more."""
+        performance = _Performance(reactor, self._never, self._hear)
+        self.foreground = performance._foreground
+        child = self.start(STUBBORN)
+        await self.said
+        self.foreground.leaving = True
+        performance._asked_to_stop()
+        while len(self.heard) < 2:
+            await deferLater(reactor, 0.01)
+        self.assertEqual(self.heard[1], ("child", b"asked"))
+        child.signal("KILL")
+        await self.foreground.end_of(child)
+
+    async def _never(self, _reactor: Any, _foreground: Foreground) -> int:
+        raise AssertionError("not performed here")
 
     def _noting(self, order: list[str], child: Child) -> Any:
         ended = child.processEnded

@@ -71,7 +71,7 @@ def _endless(_: str) -> Iterator[bytes]:
 
 def _drip(whole: str) -> Iterator[bytes]:
     """As many whole events, then the next one a byte at a time."""
-    drops = (chunk(WORD[n : n + 1]) for n in range(len(WORD)))
+    drops = (chunk(drop) for drop in _single_bytes(event(WORD)))
     return chain([stream_head()], repeat(chunk(event(WORD)), int(whole or 0)), drops)
 
 

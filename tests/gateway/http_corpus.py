@@ -130,6 +130,7 @@ BAD: dict[str, tuple[str, bytes]] = {
         b"GET / HTTP/1.1\nHost: gw\r\n\r\n",
     ),
     "C20 TLS hello": ("bad_request", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    "C20 long garbage": ("bad_request", b"\x16" + b"a" * 17000),
     "C20 SOCKS5": ("bad_request", b"\x05\x01\x00"),
     "C20 HTTP/2 preface": ("bad_request", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "C20 empty line first": ("bad_request", b"\r\n" + _get(b"Host: gw")),

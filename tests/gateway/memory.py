@@ -1,8 +1,7 @@
 """A whole gateway in memory: the tap's own composition on a clock, between clients and backends
 that the test plays by hand. Nothing sleeps and nothing opens a socket."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,18 @@ from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
     ConnectionRefusedError,
-    TCPTimedOutError,
+    TimeoutError,
 )
 from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer, provider
+from zope.interface import directlyProvides, provider
 
 from rolemesh.config.gateway import GatewaySettings
 from rolemesh.core.model import Policy, Role, Target
+from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.tap import build
 from tests.doubles import raw, wire
 
@@ -32,7 +32,6 @@ NOT_LLAMA = (404, {"error": {"message": "File Not Found"}})
 CLIENT = IPv4Address("TCP", "127.0.0.1", 50000)
 
 
-@implementer(IHalfCloseableDescriptor)
 class Line(StringTransport):
     """The gateway's end of one connection; the test is at the other end.
 
@@ -40,16 +39,34 @@ class Line(StringTransport):
     the gateway reads nothing wait, as in a kernel.
     """
 
-    def __init__(self, clock: Any, protocol: Any, peer: IPv4Address) -> None:
+    protocol: Any
+    producer: Any
+
+    def __init__(
+        self, clock: Any, peer: IPv4Address, heard: Callable[[bytes], None] = lambda _: None
+    ) -> None:
         super().__init__(peerAddress=peer, lenient=True)
+        directlyProvides(self, IHalfCloseableDescriptor)
         self._clock = clock
+        self._heard = heard
         self._waiting: list[bytes] = []
         self._end: Failure | None = None
         self._lost = False
+        self._deaf = False
         self.closed = False
         self.aborted = False
+
+    def attach(self, protocol: Any) -> "Line":
         self.protocol = protocol
         protocol.makeConnection(self)
+        return self
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self._heard(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
 
     def say(self, data: bytes) -> None:
         """Bytes arrive."""
@@ -67,12 +84,13 @@ class Line(StringTransport):
         return sum(map(len, self._waiting))
 
     def _deliver(self) -> None:
-        while self._waiting and self.producerState == "producing" and not self._lost:
+        while self._waiting and self.producerState == "producing" and not self._deaf:
             self.protocol.dataReceived(self._waiting.pop(0))
-        if self._end is not None and not self._waiting:
+        if self._end is not None and (self._deaf or not self._waiting):
             self._lose(self._end)
 
     def _lose(self, reason: Failure) -> None:
+        self._deaf = True
         if not self._lost:
             self._lost = True
             self.protocol.connectionLost(reason)
@@ -81,16 +99,18 @@ class Line(StringTransport):
         super().resumeProducing()
         self._clock.callLater(0, self._deliver)
 
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
     def loseConnection(self) -> None:
-        self.closed = True
+        self.closed = self._deaf = True
         self._clock.callLater(0, self._lose, Failure(ConnectionDone()))
 
     def loseWriteConnection(self) -> None:
         self.closed = True
 
     def abortConnection(self) -> None:
-        self.closed = self.aborted = True
-        self.producerState = "paused"
+        self.closed = self.aborted = self._deaf = True
         self._clock.callLater(0, self._lose, Failure(ConnectionAborted()))
 
 
@@ -169,18 +189,18 @@ class Server:
         self.props = (200, {**settings, "build_info": "b1", **more})
         return self
 
-    def accept(self, line: Line) -> None:
+    def connect(self, protocol: Any) -> None:
+        """Take a connection of the gateway's."""
         reader = wire.Reader()
-        write = line.write
 
         def heard(data: bytes) -> None:
-            write(data)
             reader.feed(data)
             request = reader.next()
             if request is not None:
                 self.net.callLater(0, self._meet, Exchange(line, request))
 
-        line.write = heard  # type: ignore[method-assign]
+        line = Line(self.net, IPv4Address("TCP", "127.0.0.1", self.port), heard)
+        line.attach(protocol)
 
     def _meet(self, exchange: Exchange) -> None:
         if exchange.request.method == "POST":
@@ -216,15 +236,14 @@ class Net(MemoryReactorClock):
             self.callLater(0, self._accept, server, factory, connector)
         else:
             silent = mood == "silent"
-            error = TCPTimedOutError() if silent else ConnectionRefusedError()
+            error = TimeoutError() if silent else ConnectionRefusedError()
             self.callLater(timeout if silent else 0, self._fail, factory, connector, error)
         return connector
 
-    def _accept(self, server: Server, factory: Any, connector: Any) -> None:
+    def _accept(self, server: Any, factory: Any, connector: Any) -> None:
         if not connector.stoppedConnecting:
             address = IPv4Address("TCP", "127.0.0.1", server.port)
-            protocol = factory.buildProtocol(address)
-            server.accept(Line(self, _Lazy(protocol), address))
+            server.connect(factory.buildProtocol(address))
 
     def _fail(self, factory: Any, connector: Any, error: Exception) -> None:
         if not connector.stoppedConnecting:
@@ -256,24 +275,12 @@ class Net(MemoryReactorClock):
             self.turn(step)
 
 
-class _Lazy:
-    """Connects a protocol only when its transport can be heard by the server."""
-
-    def __init__(self, protocol: Any) -> None:
-        self.protocol = protocol
-        self.dataReceived = protocol.dataReceived
-        self.connectionLost = protocol.connectionLost
-
-    def makeConnection(self, line: Line) -> None:
-        line._clock.callLater(0, self.protocol.makeConnection, line)
-
-
 class Client:
     """One connection of a client to the gateway."""
 
     def __init__(self, net: Net, factory: Any) -> None:
         self._net = net
-        self.line = Line(net, factory.buildProtocol(CLIENT), CLIENT)
+        self.line = Line(net, CLIENT).attach(factory.buildProtocol(CLIENT))
 
     def send(
         self,
@@ -318,14 +325,104 @@ class Client:
 
 
 class GatewayCase(SynchronousTestCase):
-    """Tests of a gateway in memory."""
+    """Tests of a gateway in memory. `logged` are the events that it logged."""
+
+    listen = "tcp:8000:interface=127.0.0.1"
+    life: GatewayLife
 
     def setUp(self) -> None:
         self.net = Net()
         self.logged: list[dict[str, Any]] = []
-        provided = provider(ILogObserver)(self.logged.append.__call__) if False else self._hear
-        globalLogPublisher.addObserver(provided)
-        self.addCleanup(globalLogPublisher.removeObserver, provided)
 
-    def _hear(self, event: dict[str, Any]) -> None:
-        self.logged.append(event)
+        @provider(ILogObserver)
+        def hear(event: dict[str, Any]) -> None:
+            self.logged.append(event)
+
+        globalLogPublisher.addObserver(hear)
+        self.addCleanup(globalLogPublisher.removeObserver, hear)
+
+    def start(self, *roles: Role, path: Path = Path("models.yaml"), **settings: Any) -> GatewayLife:
+        """A gateway with these roles, once its backends were checked."""
+        named = {role.name: role for role in roles}
+        told = GatewaySettings(roles=named, **settings)
+        self.life, self.reload = build(self.net, told, path, [self.listen])
+        self.life.startService()
+        self.net.turn()
+        self.net.spend(2)
+        return self.life
+
+    def mesh(self, count: int = 1, **more: Any) -> list[Server]:
+        """A started gateway whose role `coder` asks so many servers in the order given."""
+        servers = [self.net.server() for _ in range(count)]
+        self.start(role(*servers, **more))
+        return servers
+
+    def client(self) -> Client:
+        return Client(self.net, self.net.tcpServers[0][1])
+
+    def ask(self, path: str = CHAT, headers: Mapping[str, str] = raw.NONE, **more: Any) -> Client:
+        """A chat through the gateway, under way; `more` are members of its body."""
+        body = {"model": "coder", "messages": HELLO, **more}
+        return self.client().send("POST", path, body, headers)
+
+    def stream(self, **more: Any) -> Client:
+        return self.ask(stream=True, **more)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> raw.Answer:
+        return self.client().send(method, path, None, headers).answer
+
+    def post(self, path: str, body: object, **headers: str) -> raw.Answer:
+        return self.client().send("POST", path, body, headers).answer
+
+    def turn(self, seconds: float = 0.0) -> None:
+        self.net.turn(seconds)
+
+    def ready(self, name: str = "coder") -> tuple[int, int]:
+        """How many of a role's backends are ready, and how many there are."""
+        found = self.get("/ready").json["roles"].get(name, {"ready": 0, "total": 0})
+        return found["ready"], found["total"]
+
+    def record(self, client: Client) -> Any:
+        """What the gateway remembers of a request."""
+        return self.get(f"/v1/requests/{client.answer.headers['x-request-id']}").json
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log lines of requests that are over."""
+        return [event for event in self.logged if "rolemesh.end" in event]
+
+    def assert_refused(self, answer: raw.Answer, status: int, code: str) -> dict[str, Any]:
+        """An error of the table in OpenAI's shape; its `error` is returned."""
+        self.assertEqual(answer.status, status, answer.data)
+        error: dict[str, Any] = answer.json["error"]
+        self.assertEqual(error["code"], code, error)
+        self.assertLessEqual({"message", "type", "param", "code"}, set(error))
+        self.assertIn("x-request-id", answer.headers)
+        self.assertIn(answer.headers["x-should-retry"], ("true", "false"))
+        self.assertNotIn(b"127.0.0.1", answer.data)
+        return error
+
+    def assert_broken_off(self, answer: raw.Answer, code: str) -> None:
+        """A stream that ends with that error, and not as a whole one ends."""
+        self.assertEqual(answer.events[-1]["error"]["code"], code)
+        self.assertFalse(answer.finished)
+        self.assertNotIn(b"[DONE]", answer.data)
+        self.assertFalse(answer.reset)
+
+
+def role(*servers: Server, name: str = "coder", slots: int | None = None, **more: Any) -> Role:
+    """A role over servers, the first first."""
+    use = tuple(Target(url=server.url, slots=slots) for server in servers)
+    return Role(name, **{"use": use, "policy": Policy.FIRST, **more})
+
+
+def piece(word: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    """One event of a streamed chat."""
+    choice = {"index": 0, "delta": {"content": word} if word else {}, "finish_reason": finish}
+    return {"id": "chatcmpl-1", "created": 1, "model": "m", "choices": [choice], **more}
+
+
+def whole(text: str, **more: Any) -> dict[str, Any]:
+    """The body of a chat that is answered as a whole."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], **more}

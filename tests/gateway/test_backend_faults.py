@@ -1,13 +1,12 @@
 """What backends can do wrong, and what a client sees of it: the rows B1 to B31, on real sockets."""
 
 import re
-import socket
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
-from twisted.internet.tcp import Client
 
+from rolemesh.gateway import progress
 from tests.doubles import raw
 from tests.doubles.behaviours import DRESSES, LOGIN, WHOLE
 from tests.doubles.blackhole import BlackHole
@@ -90,16 +89,30 @@ class BeforeTheFirstByte(MeshCase):
         self.assert_refused(await self.ask(), 504, "upstream_timeout", retry=False)
         self.assertLessEqual(sum(len(each.work) for each in silent), 2)
 
-    async def test_B3_requests_of_a_wedged_backend_are_moved_once(self) -> None:
-        """When checks find the backend wedged, a request without a first byte moves to another."""
-        bad, good = self.fake(), self.fake()
-        life = await self.gateway(bad, good, first_byte=4.0)
-        for name, seconds in (("interval", 0.1), ("fast", 0.1), ("timeout", 0.2)):
-            setattr(life._checks, name, seconds)
-        bad.behave("hang!")
-        answer = await self.ask(stream=True)
-        self.assert_served(answer)
-        self.assertEqual((len(bad.work), len(good.work)), (1, 1))
+    async def test_B3_a_wedged_backend_s_request_is_moved_once(self) -> None:
+        """When a busy slot makes no progress, a request without a first event moves to another."""
+        self.hasten()
+        bad, good = self.fake("silent-after:0"), self.fake()
+        await self.gateway(bad, good)
+        for mode in BOTH:
+            self.assert_served(await self.ask(**mode))
+        await self.until("upstream is closed", lambda: not bad.running)
+        self.assertEqual((len(bad.work), len(good.work)), (1, 2))
+
+    async def test_B3_a_prompt_that_is_being_read_is_no_silence(self) -> None:
+        """As long as /slots shows progress, `first_byte` does not run out."""
+        self.hasten()
+        slow = self.fake(context=8000, speed=Speed(prompt=4000))
+        await self.gateway(slow, first_byte=0.5)
+        began = reactor.seconds()
+        answer = await self.ask(messages=[{"role": "user", "content": "x " * 3000}])
+        self.assertEqual(answer.status, 200, answer.data)
+        self.assertGreater(reactor.seconds() - began, 0.5)
+
+    def hasten(self) -> None:
+        """Judge progress in tenths of seconds instead of minutes."""
+        for name, seconds in (("LOOK_EVERY", 0.05), ("SILENCE", 0.1), ("STUCK_AFTER", 0.8)):
+            self.patch(progress, name, seconds)
 
     async def test_B4_death_before_any_byte_moves_on(self) -> None:
         """EOF or a reset before a byte: the next backend answers."""
@@ -115,17 +128,6 @@ class BeforeTheFirstByte(MeshCase):
         answer = await self.ask(stream=True)
         self.assert_refused(answer, 502, "upstream_disconnected", retry=False)
         self.assertEqual([len(each.work) for each in backends], [1, 1, 0])
-
-    async def test_B4_the_same_request_is_then_poison(self) -> None:
-        """What killed two backends is refused when it is sent again; another request is not."""
-        backends = [self.fake() for _ in range(3)]
-        await self.gateway(*backends)
-        for each in backends:
-            each.behave("1*rst")
-        await self.ask()
-        self.assert_refused(await self.ask(), 422, "poison_request", retry=False)
-        other = await self.ask(messages=[{"role": "user", "content": "something else"}])
-        self.assertEqual(other.status, 200)
 
     async def test_B5_no_connection_is_used_again(self) -> None:
         """A backend that drops reused connections is no failure, since none is reused."""
@@ -168,19 +170,10 @@ class BeforeTheFirstByte(MeshCase):
             self.assert_served(await self.ask())
             self.assertEqual(len(bad.work), 1, behaviour)
 
-    async def test_B10_alone_it_is_upstream_error(self) -> None:
-        """With nobody else to ask, a head out of bounds is 502."""
-        for behaviour in ("many-headers", "many-1xx"):
-            self.assert_refused(await self.alone(behaviour), 502, "upstream_error")
-
     async def test_B11_impossible_statuses_move_on(self) -> None:
         """99999 and 600 are no statuses."""
         for status in ("99999", "600"):
             await self.assert_failover(f"status:{status}", "garbled")
-
-    async def test_B11_a_status_below_100_moves_on(self) -> None:
-        """099 is no status."""
-        await self.assert_failover("status:099", "garbled")
 
     async def test_B11_no_reason_phrase_is_fine(self) -> None:
         """A status line without words is an answer."""
@@ -192,12 +185,6 @@ class BeforeTheFirstByte(MeshCase):
     async def test_B12_two_lengths_move_on(self) -> None:
         """An answer with two lengths may be a desync: not trusted."""
         bad, _ = await self.pair("two-cl")
-        self.assert_served(await self.ask())
-        self.assertEqual(len(bad.work), 1)
-
-    async def test_B12_a_length_beside_chunks_moves_on(self) -> None:
-        """An answer with both framings may be a desync: not trusted."""
-        bad, _ = await self.pair("cl-and-te")
         self.assert_served(await self.ask())
         self.assertEqual(len(bad.work), 1)
 
@@ -253,11 +240,6 @@ class BeforeTheFirstByte(MeshCase):
         """A backend without a free slot is passed over."""
         for behaviour in ("busy-429", "busy-503"):
             await self.assert_failover(behaviour, "busy")
-
-    async def test_B17_all_busy_waits_for_a_slot(self) -> None:
-        """When the only backend is busy, the request waits and is answered."""
-        answer = await self.alone("2*busy-503")
-        self.assert_served(answer, by="coder")
 
     async def test_B17_busy_is_no_reason_for_ejection(self) -> None:
         """However often it is busy, a backend stays in the role."""
@@ -322,12 +304,6 @@ class BeforeTheFirstByte(MeshCase):
         await self.assert_failover(f"redirect:{target.url}{CHAT}", "garbled")
         self.assertEqual(target.calls, [])
 
-    async def test_B22_compressed_answers_move_on(self) -> None:
-        """gzip, which was not asked for, is neither inflated nor passed on."""
-        bad, _ = await self.pair("gzip")
-        self.assert_served(await self.ask())
-        self.assertEqual(bad.work[0].request.header("accept-encoding"), "identity")
-
     async def test_B22_a_bomb_moves_on(self) -> None:
         """20 MiB in 20 kB are not held and not passed on."""
         bad, _ = await self.pair("gzip-bomb")
@@ -366,6 +342,13 @@ class BeforeTheFirstByte(MeshCase):
                 self.assert_served(await self.ask(**mode))
             self.assertEqual(len(bad.work), 2)
 
+    async def test_B28_json_where_a_stream_was_to_be_assembled_is_taken(self) -> None:
+        """A backend that does not stream when asked to has answered all the same."""
+        bad, good = await self.pair("unstreamed")
+        answer = await self.ask()
+        self.assert_served(answer, by="coder-1")
+        self.assertEqual((len(bad.work), good.work), (1, []))
+
     async def test_B28_html_reaches_no_client(self) -> None:
         """With nobody else: 502, without the page."""
         for behaviour in ("html", "html-stream"):
@@ -396,21 +379,11 @@ class AfterTheFirstByte(MeshCase):
         """All was said but [DONE]: the gateway says it, and the end is a good one."""
         self.assert_served(await self.stream("no-done"), by="coder-1")
 
-    async def test_B8_a_missing_done_is_added_also_without_a_last_chunk(self) -> None:
-        """The reason for the end was told; that the connection just closed then loses nothing."""
-        self.assert_served(await self.stream("no-done-fin"), by="coder-1")
-
     async def test_B13_bad_chunks_after_an_event_break_off(self) -> None:
         """Chunking that breaks later is the same as a death."""
         for behaviour in ("bad-chunk:2", "truncated-chunk:2"):
             answer = await self.stream(behaviour)
             self.assert_broken_off(answer, "upstream_disconnected", after=2)
-
-    async def test_B14_a_stream_that_drips_is_idle(self) -> None:
-        """Bytes that complete no event are no progress: idle ends it."""
-        answer = await self.stream("drip:2", idle=0.5, total=4.0)
-        self.assert_broken_off(answer, "upstream_disconnected", after=2)
-        self.assertLess((self.bad.work[0].ended_at or 0) - self.bad.work[0].at, 2.0)
 
     async def test_B15_silence_in_a_stream_ends_at_idle(self) -> None:
         """Behind a cut cable nothing comes, no end either: the stream ends as a broken one."""
@@ -421,18 +394,6 @@ class AfterTheFirstByte(MeshCase):
         cable.toxin = Toxin(after=900, cut=Cut.SILENCE)
         self.assert_broken_off(await self.ask(stream=True), "upstream_disconnected")
         await self.until("upstream is closed", lambda: not cable.pairs)
-
-    async def test_B15_upstream_sockets_notice_a_dead_peer(self) -> None:
-        """Connections to backends have keep-alive probes, so that a lost host is noticed."""
-        fake = self.fake("silent-after:1")
-        await self.gateway(fake)
-        client = await self.begin(stream=True)
-        await client.seen(b"data: ")
-        for connection in _connections_to(fake):
-            self.assertTrue(connection.getTcpKeepAlive())
-            option = connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-            self.assertTrue(0 < option <= 30_000)
-        client.leave()
 
     async def test_B23_an_endless_stream_ends_at_the_total_limit(self) -> None:
         """A stream without end is broken off when the role's time is over."""
@@ -456,11 +417,6 @@ class AfterTheFirstByte(MeshCase):
             self.assertEqual(_shape(answer.body), _shape(direct.body), behaviour)
             self.assertEqual(self.good.work, [])
 
-    async def test_B25_no_json_later_breaks_off(self) -> None:
-        """An event that is no JSON in the middle of a stream ends it as a broken one."""
-        answer = await self.stream("non-json:2")
-        self.assert_broken_off(answer, "upstream_error")
-
     async def test_B26_characters_split_over_chunks_are_whole(self) -> None:
         """A character that came in two chunks is the same character."""
         answer = await self.stream("accents")
@@ -472,16 +428,6 @@ class AfterTheFirstByte(MeshCase):
         answer = await self.stream("invalid-utf8:2")
         self.assertIn(b"\xff\xfe\xc3(", answer.body)
         self.assertTrue(answer.finished)
-
-    async def test_B29_another_model_is_counted_and_passed_as_it_is(self) -> None:
-        """An answer under another name is not rewritten, but counted."""
-        bad = self.fake("wrong-model")
-        life = await self.gateway(bad)
-        answer = await self.ask(stream=True)
-        self.assert_served(answer, by="coder")
-        self.assertEqual(answer.events[0]["model"], "another-model.gguf")
-        entries = life._clients._registry.members(life._clients.roles.find("coder").role)
-        self.assertEqual([entry.mismatches for _, entry in entries], [1])
 
     async def test_B30_no_answer_reaches_another_request(self) -> None:
         """While others leave in all phases, each client gets the answer to its own question."""
@@ -525,13 +471,6 @@ class Names(MeshCase):
         self.assert_served(await self.ask(stream=True))
         self.assertEqual((await running).text, says(HELLO, 60))
 
-    async def test_B31_a_name_that_stops_resolving_is_no_death(self) -> None:
-        """What was never sent can have killed nobody: the try counts as refused."""
-        bad, good = self.fake(), self.fake()
-        await self.gateway(f"http://localhost:{bad.port}", good)
-        self._stop_resolving()
-        self.assertEqual(await self.outcomes(await self.ask()), ["refused", "served"])
-
     def _stop_resolving(self) -> None:
         names: Any = reactor
         names.installNameResolver(_NoNames(before := names.nameResolver))
@@ -550,12 +489,6 @@ class _NoNames:
         receiver.resolutionBegan(None)
         receiver.resolutionComplete()
         return None
-
-
-def _connections_to(fake: Fakellama) -> list[Any]:
-    """This process's own ends of connections to a double."""
-    ends = [each for each in reactor.getReaders() if isinstance(each, Client)]
-    return [each for each in ends if each.getPeer().port == fake.port]
 
 
 def _shape(body: bytes) -> bytes:

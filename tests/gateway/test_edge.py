@@ -271,6 +271,7 @@ class ConnectionTests(EdgeTestCase):
         gone: list[Failure] = []
         later.requests[0].notifyFinish().addErrback(gone.append)
         self.assertEqual("producing", wire.producerState)
+        self.assertLessEqual(sum(map(len, channel._dataBuffer)), 16384)
         later.requests[0].write(b"whole")
         later.requests[0].finish()
         self.assertTrue(wire.value().endswith(b"5\r\nwhole\r\n0\r\n\r\n"))
@@ -293,6 +294,19 @@ class ConnectionTests(EdgeTestCase):
         self.assertFalse(wire.aborted)
         self.clock.advance(75.0)
         self.assertTrue(wire.aborted)
+
+    def test_nothing_after_close_is_read(self) -> None:
+        """What a client sends behind its own close is dropped, however much it is."""
+        _, wire = self.send([GET.replace(b"Host", b"Connection: close\r\nHost") + GET * 1000])
+        self.assertEqual([200], [a.status for a in answers(wire.value())])
+
+    def test_client_that_read_too_slowly_is_heard_out(self) -> None:
+        """A transport that was full is let go and read on, else it would never close."""
+        channel, wire = self.send([GET])
+        channel.pauseProducing()
+        self.assertEqual("paused", wire.producerState)
+        self.clock.advance(75.0)
+        self.assertEqual(("producing", None), (wire.producerState, wire.producer))
 
     def test_C20_no_http2_is_negotiated(self) -> None:
         """Only HTTP/1.1 is offered in a TLS handshake."""

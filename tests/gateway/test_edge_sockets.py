@@ -8,6 +8,7 @@ from typing import Any
 import h11
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import IResource
@@ -31,15 +32,16 @@ class BreaksOff(Later):
 class SocketTests(TestCase):
     timeout = 20
 
-    def serve(self, resource: IResource) -> int:
+    async def talk(self, resource: IResource, talk: Callable[[int], Any]) -> Any:
+        """What `talk(port)` returns, in a thread as it blocks, once its connection is no more."""
         site: Any = build_site(resource, reactor, lambda: "req_1")
+        left: Deferred[IAddress] = Deferred()
+        self.patch(site, "forget", left.callback)
         port: Any = reactor.listenTCP(0, site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        return port.getHost().port
-
-    def talk(self, resource: IResource, talk: Callable[[int], Any]) -> Deferred[Any]:
-        """Run `talk(port)` in a thread, as it blocks."""
-        return deferToThread(talk, self.serve(resource))
+        said = await deferToThread(talk, port.getHost().port)
+        await left
+        return said
 
     async def test_C7_refusal_is_read_by_a_client_that_sends_on(self) -> None:
         """A client busy with a large body gets the whole 413, and no reset in its place."""

@@ -58,6 +58,15 @@ class Demo(RealTestCase):
         self.assertNotIn("Traceback", demo.text())
         eventually("all are gone", lambda: _none(family), 1)
 
+    def test_ctrl_c_while_starting(self) -> None:
+        """Ctrl-C before anything is ready ends it just as well."""
+        demo = self.demo("--port", "0")
+        family = demo.until("the gateway starts", demo.descendants)
+        os.killpg(demo.pid, signal.SIGINT)
+        self.assertEqual(demo.wait(), 0, demo.tail())
+        self.assertNotIn("Ready.", demo.text())
+        eventually("all are gone", lambda: _none(family), 1)
+
     def test_killed_demo_leaves_nothing(self) -> None:
         """Also a demo that is killed takes its gateway, its agent and their servers along."""
         demo, _ = self.running()

@@ -1,0 +1,53 @@
+"""`rolemesh explain ROLE`: where a request would go now, and why not elsewhere."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from rolemesh.cli.client import Failed
+from rolemesh.cli.why import add_gateway_arguments, gateway_of
+from rolemesh.config.problems import printable
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser("explain", help="where a request for a role would go, and why")
+    command.add_argument("role", metavar="ROLE")
+    command.add_argument("prompt", nargs="?", default="", help="a prompt, which counts for caches")
+    add_gateway_arguments(command)
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the decision; 0 when there is a backend, else 1."""
+    body = {"messages": [{"role": "user", "content": arguments.prompt}]}
+    path = f"/v1/roles/{quote(arguments.role, safe='')}/explain"
+    try:
+        answer = gateway_of(arguments).ask("POST", path, body)
+        decision = answer.good()
+    except Failed as error:
+        print(f"rolemesh explain: {error}")
+        return 1
+    if arguments.json:
+        print(answer.body.decode())
+    else:
+        for line in story(decision):
+            print(printable(line))
+    return 0 if decision["choice"] else 1
+
+
+def story(decision: Mapping[str, Any]) -> Iterator[str]:
+    """A decision, line by line."""
+    about = f"{decision['role']} ({decision['policy']}, about {decision['tokens']} tokens)"
+    if decision["choice"]:
+        yield f"{about}: {decision['choice']}: {decision['route']}"
+    elif "waits" in decision:
+        yield f"{about}: would wait, for {decision['waits']}"
+    else:
+        yield f"{about}: {decision['refusal']}"
+    for candidate in decision["candidates"]:
+        if "refused" in candidate:
+            yield f"  {candidate['backend']}: no, {candidate['refused']}"
+        else:
+            yield f"  {candidate['backend']}: {candidate['seconds']:.3f} s to the first token"

@@ -1,0 +1,469 @@
+"""The promises of `rolemesh.gateway.registry`: rows N2, N3, N12, P11 and L11 among them."""
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from rolemesh.core.errors import Refusal
+from rolemesh.core.health import Condition, Sign
+from rolemesh.core.model import Backend, BackendId, BackendState, Requirements, Role, Target
+from rolemesh.core.report import BackendReport, LastExit, Registration
+from rolemesh.core.routing import Candidate
+from rolemesh.gateway.registry import FORGET, LEASE, Entry, Registry
+
+GPU0 = BackendId("box2", "gpu0")
+GPU1 = BackendId("box2", "gpu1")
+PLAIN = BackendId("box3", "server")
+CODER = Role("coder", use=(Target(model="qwen"),))
+
+
+def report(id: str = "gpu0", **more: Any) -> BackendReport:
+    more = {"base_url": "http://10.0.0.12:18100", "model": "qwen", **more}
+    return BackendReport(id, **more)
+
+
+def full(*reports: BackendReport, **more: Any) -> Registration:
+    """What an agent sends."""
+    more = {"node": "box2", "instance": "one", **more}
+    return Registration(backends=reports or (report(),), **more)
+
+
+def plain(**more: Any) -> Registration:
+    """What a person types."""
+    more = {"base_url": "http://10.0.0.13:8080", "roles": ("coder",), **more}
+    return Registration("box3", **more)
+
+
+def backends_of(told: Registration) -> list[Backend]:
+    if told.base_url is not None:
+        return [Backend(BackendId(told.node, "server"), told.base_url, roles=frozenset(told.roles))]
+    return [
+        Backend(
+            BackendId(told.node, each.id),
+            each.base_url,
+            model=each.model,
+            roles=frozenset(each.roles),
+            slots=each.slots,
+            context=each.context,
+        )
+        for each in told.backends
+    ]
+
+
+class RegistryCase(SynchronousTestCase):
+    """A registry on a clock, with one change counted each time that it tells of one."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.registry = Registry(self.clock)
+        self.changes = 0
+        self.registry.on_change.append(self._count)
+
+    def _count(self) -> None:
+        self.changes += 1
+
+    def tell(self, told: Registration) -> None:
+        self.registry.register(told, backends_of(told))
+
+    def entry(self, id: BackendId = GPU0) -> Entry:
+        entry = self.registry.get(id)
+        assert entry is not None
+        return entry
+
+    def up(self, id: BackendId = GPU0) -> None:
+        self.registry.sign(id, Sign.CHECK_OK)
+
+    def candidate(self, role: Role = CODER) -> Candidate:
+        (candidate,) = self.registry.candidates(role, lambda _: (0, 0))
+        return candidate
+
+    def refused(self, call: Any, *arguments: Any) -> str:
+        refusal = self.assertRaises(Refusal, call, *arguments)
+        return str(refusal.code)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.registry.tick()
+
+
+class RegistrationTests(RegistryCase):
+    """Who may say what of which node, and what follows from it."""
+
+    def test_full_form(self) -> None:
+        """What an agent registers serves the roles of its model, once a check went well."""
+        self.tell(full())
+        self.assertEqual(self.registry.standing(CODER).ready, 0)
+        self.up()
+        self.assertEqual(self.registry.standing(CODER).ready, 1)
+
+    def test_plain_form(self) -> None:
+        """What a person registers serves the roles it names, listed or not, and has no lease."""
+        self.tell(plain())
+        self.up(PLAIN)
+        self.assertEqual(self.registry.announced(), {"coder"})
+        self.pass_time(10 * FORGET)
+        self.assertEqual(self.registry.standing(Role("coder")).ready, 1)
+
+    def test_no_announcements(self) -> None:
+        """A gateway that takes no announced roles puts nobody in a role but by its model."""
+        self.registry = Registry(self.clock, announce=False)
+        self.tell(full(report(roles=("writer",))))
+        self.assertEqual(self.registry.announced(), frozenset())
+        self.assertEqual(self.registry.members(Role("writer")), [])
+        self.assertEqual(len(self.registry.members(CODER)), 1)
+
+    def test_order_of_preference(self) -> None:
+        """Backends have the place of the target that names them, announced ones come last."""
+        self.registry.set_static({"http://s": Backend(BackendId("static", "s"), "http://s")})
+        self.tell(full(report(), report("gpu1", model="other", roles=("coder",))))
+        role = Role("coder", use=(Target(url="http://s"), Target(model="qwen")))
+        placed = {str(entry.backend.id): place for place, entry in self.registry.members(role)}
+        self.assertEqual(placed, {"static/s": 0, "box2/gpu0": 1, "box2/gpu1": 2})
+
+    def test_static_server_is_no_model_of_a_node(self) -> None:
+        """A configured server joins a role by its URL alone, whatever model it is said to serve."""
+        static = Backend(BackendId("static", "s"), "http://s", model="qwen")
+        self.registry.set_static({"http://s": static})
+        self.assertEqual(self.registry.members(CODER), [])
+
+    def test_N3_unchanged_is_idempotent(self) -> None:
+        """Registering the same again keeps what is known: health and what is under way."""
+        self.tell(full())
+        self.up()
+        self.registry.take(GPU0, "coder", 1.0)
+        self.tell(full(generation=1))
+        self.assertEqual((self.entry().in_flight, self.entry().ready), (1, True))
+
+    def test_N3_moved(self) -> None:
+        """A backend with another base URL is checked anew, and its old answers still count out."""
+        heard: list[BackendId] = []
+        self.registry.on_backend.append(lambda entry: heard.append(entry.backend.id))
+        self.tell(full())
+        self.up()
+        self.registry.take(GPU0, "coder", 1.0)
+        self.tell(full(report(base_url="http://10.0.0.12:18101"), generation=1))
+        self.assertEqual(self.entry().health.condition, Condition.UNKNOWN)
+        self.assertEqual(heard, [GPU0, GPU0])
+        self.registry.give(GPU0, 1.0)
+        self.assertEqual(self.entry().in_flight, 0)
+
+    def test_N3_fewer(self) -> None:
+        """A backend that its node names no longer leaves, and those who listen are told."""
+        gone: list[BackendId] = []
+        self.registry.on_gone.append(gone.append)
+        self.tell(full(report(), report("gpu1")))
+        self.tell(full(report(), generation=1))
+        self.assertIsNone(self.registry.get(GPU1))
+        self.assertEqual(gone, [GPU1])
+        self.assertEqual(len(self.registry.members(CODER)), 1)
+
+    def test_N2_conflict(self) -> None:
+        """Another agent of a name that is alive is refused, and changes nothing."""
+        self.tell(full(generation=3))
+        for intruder in (full(instance="two"), full(instance="two", generation=3)):
+            self.assertEqual(self.refused(self.tell, intruder), "node_id_conflict")
+        node = self.registry.node("box2")
+        self.assertEqual(node and node.instance, "one")
+
+    def test_N2_never_alternate(self) -> None:
+        """Of two agents with one name one is heard for as long as it goes on."""
+        self.tell(full(generation=1))
+        for generation in range(2, 12):
+            self.pass_time(5)
+            self.assertFalse(self.registry.stale(full(generation=generation)))
+            self.tell(full(generation=generation))
+            intruder = full(instance="two", generation=generation)
+            self.assertEqual(self.refused(self.registry.stale, intruder), "node_id_conflict")
+            self.assertEqual(self.refused(self.tell, intruder), "node_id_conflict")
+
+    def test_N2_takes_over(self) -> None:
+        """A higher generation, or the end of the lease, lets another instance take over."""
+        self.tell(full(generation=1))
+        self.tell(full(instance="two", generation=2))
+        self.assertEqual(self.refused(self.tell, full(generation=1)), "node_id_conflict")
+        self.pass_time(LEASE)
+        self.tell(full(instance="three"))
+        node = self.registry.node("box2")
+        self.assertEqual(node and node.instance, "three")
+
+    def test_stale_heartbeat(self) -> None:
+        """A report older than the latest is known for one; the same again is none."""
+        self.tell(full(generation=4))
+        self.assertTrue(self.registry.stale(full(generation=3)))
+        self.assertFalse(self.registry.stale(full(generation=4)))
+        self.assertFalse(self.registry.stale(full(generation=5)))
+
+    def test_unknown_node(self) -> None:
+        """A heartbeat of, and a goodbye from, a node that is not registered are unknown_node."""
+        self.assertEqual(self.refused(self.registry.stale, full()), "unknown_node")
+        self.assertEqual(self.refused(self.registry.deregister, "box2"), "unknown_node")
+
+    def test_agent_beats_for_a_plain_node(self) -> None:
+        """An agent must register before it may report on a node that a person typed."""
+        self.tell(plain())
+        beat = Registration("box3", instance="one", backends=(report(),))
+        self.assertEqual(self.refused(self.registry.stale, beat), "unknown_node")
+
+    def test_deregister(self) -> None:
+        """A node that leaves takes its backends along, and no other's."""
+        self.tell(full())
+        self.tell(plain())
+        self.registry.deregister("box2")
+        self.assertEqual([entry.backend.id for entry in self.registry], [PLAIN])
+        self.assertEqual([node.name for node in self.registry.nodes()], ["box3"])
+
+
+class LeaseTests(RegistryCase):
+    """P11: leases are measured on the monotonic clock that the registry was given."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tell(full())
+        self.up()
+
+    def test_P11_silent(self) -> None:
+        """A node is served up to its lease's end, then gets nothing new, and waiters are told."""
+        self.pass_time(LEASE - 0.1)
+        self.assertTrue(self.entry().ready)
+        changes = self.changes
+        self.pass_time(0.1)
+        self.assertFalse(self.entry().ready)
+        self.assertEqual(self.changes, changes + 1)
+        self.assertIn("silent", self.registry.standing(CODER).missing[0])
+
+    def test_P11_running_goes_on(self) -> None:
+        """What is under way at a silent node is still counted, in and out."""
+        self.registry.take(GPU0, "coder", 1.0)
+        self.pass_time(LEASE)
+        self.assertEqual(self.entry().in_flight, 1)
+        self.registry.give(GPU0, 1.0)
+        self.assertEqual(self.entry().in_flight, 0)
+
+    def test_P11_revives(self) -> None:
+        """The next heartbeat brings a silent node back at once, and its health with it."""
+        self.pass_time(LEASE + 60)
+        self.assertFalse(self.registry.stale(full(generation=1)))
+        self.tell(full(generation=1))
+        self.assertTrue(self.entry().ready)
+        self.pass_time(LEASE - 0.1)
+        self.assertTrue(self.entry().ready)
+
+    def test_P11_forgotten(self) -> None:
+        """After ten minutes of silence a node is hidden from listings, and not before."""
+        self.pass_time(LEASE + FORGET - 1)
+        self.assertEqual(len(self.registry.nodes()), 1)
+        self.pass_time(1)
+        self.assertEqual(self.registry.nodes(), ())
+        self.assertEqual(list(self.registry), [])
+        self.assertEqual(self.refused(self.registry.stale, full()), "unknown_node")
+
+    def test_N12_all_gone(self) -> None:
+        """A role whose nodes are all silent has nobody ready and says who is missing."""
+        self.pass_time(LEASE)
+        standing = self.registry.standing(CODER)
+        self.assertEqual((standing.ready, standing.total), (0, 1))
+        self.assertIn("box2/gpu0", standing.missing[0])
+
+
+class StateTests(RegistryCase):
+    """What a node says of its servers, and what checks and requests show."""
+
+    def test_node_states(self) -> None:
+        """Only `ready` is routable, whatever checks say."""
+        for generation, state in enumerate(BackendState):
+            self.tell(full(report(state=state), generation=generation))
+            self.up()
+            self.assertEqual(self.entry().ready, state is BackendState.READY, state)
+
+    def test_new_process_is_judged_afresh(self) -> None:
+        """A server that its node restarted is not believed to be well or ill before a check."""
+        self.tell(full())
+        self.registry.sign(GPU0, Sign.REFUSED)
+        self.tell(full(report(state=BackendState.LOADING), generation=1))
+        self.tell(full(generation=2))
+        self.assertEqual(self.entry().health.condition, Condition.UNKNOWN)
+        self.up()
+        self.assertTrue(self.entry().ready)
+
+    def test_reason_in_words(self) -> None:
+        """Progress, or the last exit with the time of the next try, tell why one is not ready."""
+        self.tell(full(report(state=BackendState.LOADING, progress="42 %")))
+        self.assertIn("loading, 42 %", self.registry.standing(CODER).missing[0])
+        exit = LastExit("gpu_memory", retry_in=4.0)
+        self.tell(full(report(state=BackendState.BACKOFF, last_exit=exit), generation=1))
+        missing = self.registry.standing(CODER).missing[0]
+        self.assertIn("gpu_memory", missing)
+        self.assertIn("next try in 4 s", missing)
+
+    def test_requirements(self) -> None:
+        """A backend with too little context is not ready in a role, and the reason has numbers."""
+        self.tell(full(report(context=16384)))
+        self.up()
+        role = Role("coder", use=CODER.use, require=Requirements(context=65536))
+        standing = self.registry.standing(role)
+        self.assertEqual(standing.ready, 0)
+        self.assertEqual(
+            standing.missing,
+            ("box2/gpu0 is not in 'coder': 16384 tokens per slot, the role requires 65536",),
+        )
+
+    def test_least_context(self) -> None:
+        """A role has the least context of its ready backends, and that of no other."""
+        told = (report(context=8192), report("gpu1", context=4096))
+        self.tell(full(*told))
+        self.up()
+        self.assertEqual(self.registry.standing(CODER).context, 8192)
+        self.up(GPU1)
+        self.assertEqual(self.registry.standing(CODER).context, 4096)
+
+    def test_draining(self) -> None:
+        """A draining backend takes nothing new."""
+        self.tell(full())
+        self.up()
+        self.entry().draining = True
+        self.assertEqual(self.registry.standing(CODER).missing, ("box2/gpu0 is draining",))
+        self.assertTrue(self.candidate().draining)
+
+    def test_change_told_once(self) -> None:
+        """Waiters are woken when a condition changes, and not by a sign that changes nothing."""
+        self.tell(full())
+        changes = self.changes
+        self.up()
+        self.up()
+        self.assertEqual(self.changes, changes + 1)
+
+    def test_ejection_ends(self) -> None:
+        """An ejected backend is up again when its time is over."""
+        self.tell(full())
+        self.up()
+        for _ in range(5):
+            self.registry.sign(GPU0, Sign.BROKE)
+        self.assertEqual(self.entry().health.condition, Condition.EJECTED)
+        self.pass_time(10)
+        self.assertEqual(self.entry().health.condition, Condition.UP)
+
+    def test_read_fills_gaps(self) -> None:
+        """What a server says stands where its node says nothing, also after a heartbeat."""
+        self.tell(full(report(slots=2)))
+        self.registry.read(GPU0, slots=4, context=4096, build="b1", tools=False)
+        self.tell(full(report(slots=2), generation=1))
+        backend = self.entry().backend
+        self.assertEqual((backend.slots, backend.context, backend.build), (2, 4096, "b1"))
+        self.assertEqual((backend.llama_server, backend.tools), (True, False))
+
+    def test_signs_of_strangers(self) -> None:
+        """Late words about a backend that has left are nothing."""
+        self.registry.sign(GPU0, Sign.SERVED)
+        self.registry.give(GPU0, 1.0)
+        self.registry.learn(GPU0, 1.0, 1.0)
+        self.registry.read(GPU0, slots=1, context=1, build="", tools=None)
+        self.assertEqual(list(self.registry), [])
+
+
+class CountTests(RegistryCase):
+    """What is under way, and how fast it goes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tell(full(report(slots=2)))
+        self.up()
+
+    def test_in_flight(self) -> None:
+        """Each request counts in and out, and the work ahead is nothing when none is left."""
+        self.registry.take(GPU0, "coder", 2.5)
+        self.registry.take(GPU0, "coder", 1.0)
+        self.assertEqual((self.candidate().in_flight, self.candidate().ahead), (2, 3.5))
+        self.assertTrue(self.candidate().full)
+        self.registry.give(GPU0, 9.0)
+        self.assertEqual((self.candidate().in_flight, self.candidate().ahead), (1, 0.0))
+        self.registry.give(GPU0, 1.0)
+        self.assertEqual((self.candidate().in_flight, self.candidate().ahead), (0, 0.0))
+
+    def test_never_negative(self) -> None:
+        """What began before a backend left still counts when it comes back, and counts out once."""
+        self.registry.take(GPU0, "coder", 1.0)
+        self.registry.take(GPU0, "coder", 1.0)
+        self.registry.deregister("box2")
+        self.registry.give(GPU0, 1.0)
+        self.tell(full(report(slots=2)))
+        self.assertEqual(self.entry().in_flight, 1)
+        self.registry.give(GPU0, 1.0)
+        self.assertEqual(self.entry().in_flight, 0)
+        self.registry.deregister("box2")
+        self.tell(full(report(slots=2)))
+        self.assertEqual(self.entry().in_flight, 0)
+
+    def test_give_tells(self) -> None:
+        """A slot that becomes free wakes those who wait."""
+        self.registry.take(GPU0, "coder", 1.0)
+        changes = self.changes
+        self.registry.give(GPU0, 1.0)
+        self.assertEqual(self.changes, changes + 1)
+
+    def test_elsewhere(self) -> None:
+        """What a node reports busy beyond our own requests takes slots, what is ours does not."""
+        self.tell(full(report(slots=2, slots_busy=2), generation=1))
+        self.assertEqual(self.candidate().elsewhere, 2)
+        self.registry.take(GPU0, "coder", 1.0)
+        self.assertEqual(self.candidate().elsewhere, 1)
+        self.assertTrue(self.candidate().full)
+
+    def test_rates(self) -> None:
+        """A backend's rates move towards what it showed, and not all the way at once."""
+        before = self.entry().read_rate
+        self.registry.learn(GPU0, 2 * before, None)
+        self.assertTrue(before < self.entry().read_rate < 2 * before)
+        for _ in range(50):
+            self.registry.learn(GPU0, 2 * before, 99.0)
+        self.assertAlmostEqual(self.entry().read_rate, 2 * before, 1)
+        self.assertAlmostEqual(self.entry().write_rate, 99.0, 1)
+
+
+class StaticTests(RegistryCase):
+    """L11: what the configuration names, and what a reload makes of it."""
+
+    def put(self, **named: str) -> None:
+        """Configured servers by name and URL."""
+        told = {url: Backend(BackendId("static", name), url) for name, url in named.items()}
+        self.registry.set_static(told)
+
+    def ids(self) -> list[str]:
+        return sorted(str(entry.backend.id) for entry in self.registry)
+
+    def test_L11_replaced(self) -> None:
+        """A reload removes, adds and keeps; what is kept keeps its health and its requests."""
+        self.put(a="http://a", b="http://b")
+        kept = BackendId("static", "a")
+        self.up(kept)
+        self.registry.take(kept, "coder", 1.0)
+        self.put(a="http://a", c="http://c")
+        self.assertEqual(self.ids(), ["static/a", "static/c"])
+        self.assertEqual((self.entry(kept).ready, self.entry(kept).in_flight), (True, 1))
+
+    def test_L11_renamed(self) -> None:
+        """The same URL under another name is one new backend."""
+        self.put(a="http://a")
+        self.put(b="http://a")
+        self.assertEqual(self.ids(), ["static/b"])
+
+    def test_L11_swapped(self) -> None:
+        """Two names that change places stay two backends."""
+        self.put(a="http://1", b="http://2")
+        self.put(a="http://2", b="http://1")
+        urls = {str(entry.backend.id): entry.url for entry in self.registry}
+        self.assertEqual(urls, {"static/a": "http://2", "static/b": "http://1"})
+
+    def test_L11_moved(self) -> None:
+        """A name with another URL is checked anew."""
+        self.put(a="http://1")
+        self.up(BackendId("static", "a"))
+        self.put(a="http://2")
+        self.assertFalse(self.entry(BackendId("static", "a")).ready)
+
+    def test_nodes_stay(self) -> None:
+        """A reload takes nothing from nodes."""
+        self.tell(full())
+        self.put(a="http://a")
+        self.put()
+        self.assertEqual(self.ids(), ["box2/gpu0"])
