@@ -131,11 +131,7 @@ class _Exchange:
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[http.client.HTTPResponse, Iterator[bytes]]:
         """The head of the answer, and the pieces of its body as they come."""
-        headers = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-            "connection": "close",  # else read1 waits behind the end of a body with a length
-        }
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self._gateway.key:
             headers["authorization"] = f"Bearer {self._gateway.key}"
         self._connection.connect()
@@ -149,9 +145,11 @@ class _Exchange:
     def _pieces(
         self, response: http.client.HTTPResponse, connected: socket.socket
     ) -> Iterator[bytes]:
-        while not response.isclosed():
+        piece = b"-"
+        while piece:  # isclosed() stays false behind a body that has a length
             connected.settimeout(self._left())
-            yield response.read1(PIECE)
+            piece = response.read1(PIECE)
+            yield piece
 
     def _left(self) -> float:
         left = self._deadline - monotonic()

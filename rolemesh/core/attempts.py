@@ -85,20 +85,23 @@ class Try:
 
 def may_go_on(tries: Sequence[Try]) -> bool:
     """Whether another backend may be asked after these tries, all of which failed."""
-    deaths = sum(RULES[each.outcome].deadly for each in tries)
-    return len(tries) < MOST and deaths < MOST_DEATHS and RULES[tries[-1].outcome].again
+    return len(tries) < MOST and not deadly(tries) and RULES[tries[-1].outcome].again
+
+
+def deadly(tries: Sequence[Try]) -> bool:
+    """Whether the request behind these tries took down as many backends as one may."""
+    return sum(RULES[each.outcome].deadly for each in tries) >= MOST_DEATHS
 
 
 def refusal(tries: Sequence[Try], standing: str) -> Refusal:
     """What the client is told after the last try; `standing` tells how its role stands now."""
     last = tries[-1]
     rule = RULES[last.outcome]
-    deaths = sum(RULES[each.outcome].deadly for each in tries)
     others = len(tries) - 1
     tried = f", after {others} other{'s' if others > 1 else ''}" if others else ""
     return Refusal(
         rule.code,
         f"{last.id} {rule.words}{tried}; {standing}.",
         retry_after=rule.retry_after,
-        retry=False if deaths >= MOST_DEATHS else None,
+        retry=False if deadly(tries) else None,
     )

@@ -87,7 +87,8 @@ class Role:
     assemble: bool = True
 
     def models(self) -> frozenset[str]:
-        return frozenset(target.model for target in self.use if target.model)
+        """The models by which nodes serve it; what is at a URL is that server's own affair."""
+        return frozenset(each.model for each in self.use if each.model and not each.url)
 
 
 class BackendState(StrEnum):

@@ -105,7 +105,7 @@ def read(api: Api, body: bytes) -> Ask:
 
 def _decode(body: bytes) -> dict[str, Any]:
     _refuse_other_encodings(body)
-    if _depth(body) > MAX_DEPTH:
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
         raise Refusal("invalid_json", f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
         facts = _whole.decode(body)

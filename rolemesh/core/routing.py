@@ -28,11 +28,11 @@ class Random(Protocol):
 class Candidate:
     """One backend as a request sees it, frozen for the time of one decision.
 
-    `in_flight` is the gateway's own count, `elsewhere` what the node reports busy beyond it.
-    `ahead` is the work in front of a new request in seconds, `read_rate` prompt tokens a second;
-    `cached` is how many of the request's prompt tokens the backend is believed to hold, and
-    `evicts` how many tokens of another conversation it would likely forget.
-    `last_turn` tells when the role last used it. `note` is what its node says of its state.
+    `in_flight` is the gateway's own count, `elsewhere` what the node reports busy beyond it; `busy`
+    is what the backend itself has just said. `ahead` is the work in front of a new request in
+    seconds, `read_rate` prompt tokens a second. `cached` is how many of the request's prompt tokens
+    the backend is believed to hold, `evicts` how many of another conversation it would likely
+    forget for it. `last_turn` tells when the role last used it, `note` what its node says of it.
     """
 
     id: BackendId
@@ -42,6 +42,7 @@ class Candidate:
     order: int = 0
     slots: int | None = None
     in_flight: int = 0
+    busy: bool = False
     elsewhere: int = 0
     context: int = 0
     model: str | None = None
@@ -57,7 +58,9 @@ class Candidate:
 
     @property
     def full(self) -> bool:
-        return self.slots is not None and self.in_flight + self.elsewhere >= self.slots
+        return self.busy or (
+            self.slots is not None and self.in_flight + self.elsewhere >= self.slots
+        )
 
 
 @frozen

@@ -17,14 +17,15 @@ from rolemesh.gateway.registry import Entry, Registry
 class Want:
     """One request's wish for a backend.
 
-    `key` and `session` are what its turn is fair by; `wait` is in seconds; `cached` tells what a
-    backend holds of it, see `Registry.candidates`; `output` is about how many tokens it will write.
+    `key` and `session` are what its turn is fair by; it waits `until` an instant of the clock.
+    `cached` tells what a backend holds of it, see `Registry.candidates`; `output` is about how
+    many tokens it will write.
     """
 
     need: Need
     key: Hashable
     session: Hashable
-    wait: float
+    until: float
     cached: Callable[[BackendId], tuple[int, int]]
     output: int = 256
 
@@ -94,7 +95,8 @@ class Admission:
         if len(queue) >= role.queue.max:
             return fail(self._saturated(want, queue))
         waiting = _Waiting(want, self._clock.seconds(), Deferred(lambda _: self._leave(waiting)))
-        waiting.late = self._clock.callLater(want.wait, self._too_late, waiting)
+        left = max(0.0, want.until - waiting.since)
+        waiting.late = self._clock.callLater(left, self._too_late, waiting)
         queue.push(waiting, want.key, want.session)
         self._something_changed()
         return waiting.granted
@@ -141,7 +143,7 @@ class Admission:
     def _serve_one(self, queue: FairQueue[_Waiting]) -> bool:
         """Let the first go that can; whether one did."""
         for waiting in queue:
-            decision = self.decide(waiting.want)
+            decision = self._decided(waiting)
             if isinstance(decision, Go):
                 queue.served(waiting)
                 self._leave(waiting)
@@ -152,9 +154,18 @@ class Admission:
                 self._leave(waiting)
                 waiting.granted.errback(decision.refusal)
                 return True
-            if _like_any_other(waiting.want.need):
+            if decision is None or _like_any_other(waiting.want.need):
                 return False
         return False
+
+    def _decided(self, waiting: _Waiting) -> Decision | None:
+        """The decision for one that waits; where none can be made, it is told why."""
+        try:
+            return self.decide(waiting.want)
+        except Exception:
+            self._leave(waiting)
+            waiting.granted.errback()
+            return None
 
     def _grant(self, want: Want, decision: Go, waited: float) -> Grant:
         entry = self._registry.get(decision.id)

@@ -1,7 +1,7 @@
 """One try at one backend: send, and judge the beginning of what comes, before a client sees it."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from attrs import define, field, frozen
@@ -32,9 +32,13 @@ T = TypeVar("T")
 
 @frozen
 class Call:
-    """One client's request on its way; `wants` are tried in turn, `headers` go upstream."""
+    """One client's request on its way.
+
+    `body` is what the client sent; `wants` are tried in turn; `headers` go upstream.
+    """
 
     ask: Ask
+    body: bytes = field(repr=False)
     wants: tuple[Want, ...]
     headers: Mapping[str, str]
     record: Record
@@ -88,6 +92,8 @@ class Attempt:
         )
         response = await self._send(call, answer)
         answer.status = response.code
+        if not 200 <= response.code < 600:
+            raise TryFailed(Outcome.GARBLED, f"status {response.code}")
         if response.code >= 300:
             await self._take_error(response, answer)
         elif _is_stream(response):
@@ -191,15 +197,10 @@ def _type_of(response: IResponse) -> str:
 
 
 def _is_stream(response: IResponse) -> bool:
-    return _type_of(response).startswith("text/event-stream") and not _encoded(response)
+    return _type_of(response).startswith("text/event-stream")
 
 
 def _is_json(response: IResponse, body: bytes) -> bool:
-    if "json" not in _type_of(response) or _encoded(response):
+    if "json" not in _type_of(response):
         return False
     return body.strip()[:1] in (b"{", b"[") and body.rstrip()[-1:] in (b"}", b"]")
-
-
-def _encoded(response: IResponse) -> bool:
-    encodings: list[Any] = response.headers.getRawHeaders("content-encoding") or []
-    return any(each not in ("", "identity") for each in encodings)  # llama-server sends ""

@@ -74,7 +74,10 @@ class Delivery:
             await self._pour(answer, call, request, tap)
             self._close_stream(tap.ending(), call, request)
         except Broken as broken:
-            self._break_off(broken, call, request)
+            if tap.ending().finished:  # all of the answer is there, only its last event is missing
+                self._close_stream(tap.ending(), call, request)
+            else:
+                self._break_off(broken, call, request)
         except SlowClient:
             call.record.end = "the client did not read"
             request.channel.transport.abortConnection()

@@ -4,10 +4,11 @@ from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
 
 from rolemesh.core.affinity import Memory
-from rolemesh.core.attempts import RULES, Outcome, Try, may_go_on, refusal
+from rolemesh.core.attempts import RULES, Outcome, Try, deadly, may_go_on, refusal
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import BackendId
 from rolemesh.core.passing import Passed
+from rolemesh.core.poison import Poison
 from rolemesh.core.routing import No
 from rolemesh.gateway.admission import Admission, Grant, Want
 from rolemesh.gateway.attempt import Answer, Attempt, Call
@@ -25,6 +26,7 @@ class Dispatch:
     _admission: Admission
     _attempt: Attempt
     _memory: Memory
+    _poison: Poison = field(factory=Poison)
     open_answers: set[Answer] = field(factory=set)
 
     async def open(self, call: Call) -> Answer:
@@ -32,6 +34,7 @@ class Dispatch:
 
         :raises Refusal: when no backend can answer.
         """
+        self._poison.refuse(call.body, self._clock.seconds())
         while True:
             want, grant = await self._admitted(call)
             began = self._clock.seconds()
@@ -39,9 +42,7 @@ class Dispatch:
                 answer = await self._attempt.make(call, want.need.role, grant)
             except TryFailed as failed:
                 grant.release()
-                self._note(call, grant, failed.outcome, began)
-                if not may_go_on(call.record.tries):
-                    raise refusal(call.record.tries, self._standing(want)) from None
+                self._failed(call, want, grant, failed.outcome, began)
             except BaseException:
                 grant.release()
                 raise
@@ -95,6 +96,18 @@ class Dispatch:
         record.scores, record.believed = grant.scores, grant.cached
         record.queued += grant.waited
         self._memory.placed(grant.backend.id, call.chain, self._clock.seconds())
+
+    def _failed(self, call: Call, want: Want, grant: Grant, outcome: Outcome, began: float) -> None:
+        """Take note of a failed try; returns when another may follow."""
+        if outcome is Outcome.BUSY:
+            self._registry.busy(grant.backend.id)
+            return
+        tries = call.record.tries
+        self._note(call, grant, outcome, began)
+        if deadly(tries):
+            self._poison.found(call.body, self._clock.seconds())
+        if not may_go_on(tries):
+            raise refusal(tries, self._standing(want))
 
     def _note(self, call: Call, grant: Grant, outcome: Outcome, began: float) -> None:
         took = self._clock.seconds() - began

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IHalfCloseableDescriptor, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
@@ -70,13 +71,14 @@ class EdgeChannel(http.HTTPChannel):
         self._limits = self.site.limits
         self.MAX_LENGTH = self._limits.head_bytes
         self._deadline = Deadline(self.site.reactor)
+        self.site.channels.add(self)
         super().connectionMade()
         self._head_begun = True  # who connects has something to ask
         self._deadline.set(self._limits.head_seconds, self._head_is_late)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._deadline.stop()
-        self.site.forget(self.getPeer())
+        self.site.forget_channel(self)
         super().connectionLost(reason)
 
     def dataReceived(self, data: bytes) -> None:
@@ -245,7 +247,9 @@ class EdgeSite(server.Site):
         self.new_id = new_id
         self.on_refusal = on_refusal
         self.screen = screen
+        self.channels: set[EdgeChannel] = set()
         self._open: Counter[str] = Counter()
+        self._all_closed: Deferred[None] | None = None
 
     def startFactory(self) -> None:
         """Open no access log: each request has its line from those who answer it."""
@@ -264,6 +268,27 @@ class EdgeSite(server.Site):
             return None
         self._open[host] += 1
         return super().buildProtocol(addr)
+
+    def close_when_written(self) -> Deferred[None]:
+        """Close every connection once what was written to it is read.
+
+        Fires when the last one is closed. No request may be under way.
+        """
+        for channel in tuple(self.channels):
+            channel.loseConnection()
+        if not self.channels:
+            return succeed(None)
+        if self._all_closed is None:
+            self._all_closed = Deferred()
+        return self._all_closed
+
+    def forget_channel(self, channel: EdgeChannel) -> None:
+        """A connection is no more."""
+        self.channels.discard(channel)
+        self.forget(channel.getPeer())
+        if self._all_closed is not None and not self.channels:
+            self._all_closed.callback(None)
+            self._all_closed = None
 
     def forget(self, addr: IAddress) -> None:
         """One connection from `addr` is no more."""

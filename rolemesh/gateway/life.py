@@ -1,13 +1,14 @@
 """The gateway from its first port to its last answer."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rolemesh.gateway.edge import EdgeSite
 from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening
 
@@ -24,12 +25,14 @@ class GatewayLife(Service):
         self,
         clock: IReactorTime,
         listening: Listening,
+        site: EdgeSite,
         watchers: Sequence[Service],
         clients: ClientApi,
         drain: float,
     ) -> None:
         self._clock = clock
         self.listening = listening
+        self._site = site
         self._watchers = watchers
         self._clients = clients
         self.drain = drain
@@ -51,9 +54,9 @@ class GatewayLife(Service):
         await self._idle_within(self.drain - GRACE)
         self._clients.break_off()
         await self._idle_within(LAST_WORDS)
+        await self._all_read_within(LAST_WORDS)
         for watcher in self._watchers:
             watcher.stopService()
-        await deferLater(self._clock, 0)
         self.log.info("drained")
 
     async def _idle_within(self, seconds: float) -> None:
@@ -61,6 +64,10 @@ class GatewayLife(Service):
             await self._clients.idle().addTimeout(max(0.0, seconds), self._clock)
         except TimeoutError:
             self.log.info("requests are still under way after {seconds} s", seconds=seconds)
+
+    async def _all_read_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await self._site.close_when_written().addTimeout(seconds, self._clock)
 
     def hurry(self) -> None:
         """End every request now."""

@@ -88,6 +88,7 @@ class Progress(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         registry.on_gone.append(self._gone)
+        registry.on_down.append(self._move_away)
 
     def startService(self) -> None:
         super().startService()
@@ -147,6 +148,10 @@ class Progress(Service):
             **{"rolemesh.node": id.node, "rolemesh.backend": id.backend},
         )
         self._registry.sign(id, Sign.STUCK)
+        self._move_away(id)
+
+    def _move_away(self, id: BackendId) -> None:
+        """Let the requests that a backend has not begun to answer go elsewhere."""
         for watch in [watch for watch in self._watches if watch.id == id]:
             watch.give_up(Outcome.WEDGED)
 

@@ -15,6 +15,7 @@ from rolemesh.core.routing import Candidate, lacks
 LEASE = 15.0
 HEARTBEAT = 5.0
 FORGET = 600.0
+BUSY_PAUSE = 0.5  # seconds
 PLAIN_BACKEND = "server"
 STATIC_NODE = "static"
 READ_RATE = 1000.0  # prompt tokens a second, until a backend has shown its own
@@ -38,7 +39,7 @@ class Entry:
     read_rate: float = READ_RATE
     write_rate: float = WRITE_RATE
     turns: dict[str, int] = field(factory=dict)
-    mismatches: int = 0
+    busy_until: float = 0.0
 
     @property
     def ready(self) -> bool:
@@ -96,7 +97,8 @@ class Registry:
     """Backends by id and nodes by name.
 
     `on_change` callbacks run after anything that can let a waiting request go on; `on_backend`
-    callbacks run with each new entry, `on_gone` with the id of each one that left.
+    callbacks run with each new entry, `on_gone` with the id of each one that left, and
+    `on_down` with that of each one whose checks no longer pass.
     """
 
     def __init__(self, clock: IReactorTime, announce: bool = True) -> None:
@@ -110,6 +112,7 @@ class Registry:
         self.on_change: list[Callable[[], None]] = []
         self.on_backend: list[Callable[[Entry], None]] = []
         self.on_gone: list[Callable[[BackendId], None]] = []
+        self.on_down: list[Callable[[BackendId], None]] = []
 
     # What is there
 
@@ -207,11 +210,15 @@ class Registry:
     def register(self, registration: Registration, backends: Iterable[Backend]) -> Node:
         """Take in a node with all of its backends; those that it no longer names leave.
 
+        What is older than what the node has said already is dropped.
+
         :raises Refusal: node_id_conflict when another agent of that name is alive.
         """
         node = self._nodes.get(registration.node)
         if node is not None:
             self._refuse_conflict(node, registration)
+            if _is_older(registration, node):
+                return node
         self._nodes[registration.node] = node = self._node_of(registration)
         reports = {report.id: report for report in registration.backends}
         for backend in backends:
@@ -272,7 +279,7 @@ class Registry:
                 param="node",
             )
         self._refuse_conflict(node, registration)
-        return node.instance == registration.instance and registration.generation < node.generation
+        return _is_older(registration, node)
 
     def deregister(self, name: str) -> None:
         """Forget a node and its backends; answers that are under way go on.
@@ -312,6 +319,9 @@ class Registry:
         before = entry.health.condition
         entry.health = step(entry.health, sign, self._clock.seconds())
         if entry.health.condition is not before:
+            if entry.health.condition is Condition.DOWN:
+                for tell in self.on_down:
+                    tell(id)
             self._changed()
 
     def tick(self) -> None:
@@ -326,6 +336,9 @@ class Registry:
         for entry in self:
             if entry.health.condition is Condition.EJECTED and now >= entry.health.until:
                 self.sign(entry.backend.id, Sign.ELAPSED)
+            if entry.busy_until and now >= entry.busy_until:
+                entry.busy_until = 0.0
+                self._changed()
 
     def _unlease(self, node: Node) -> None:
         for id in node.backends:
@@ -354,6 +367,12 @@ class Registry:
         else:
             self._left_behind -= Counter([id])
         self._changed()
+
+    def busy(self, id: BackendId) -> None:
+        """A backend has no room although by our count it has; it is left alone for a moment."""
+        entry = self._entries.get(id)
+        if entry is not None:
+            entry.busy_until = self._clock.seconds() + BUSY_PAUSE
 
     def learn(self, id: BackendId, read_rate: float | None, write_rate: float | None) -> None:
         """Take in how fast a backend was, in tokens a second."""
@@ -394,6 +413,10 @@ class Registry:
             tell()
 
 
+def _is_older(registration: Registration, node: Node) -> bool:
+    return node.instance == registration.instance and registration.generation < node.generation
+
+
 def _candidate(
     entry: Entry, place: int, role: str, now: float, cached: int, evicts: int
 ) -> Candidate:
@@ -407,6 +430,7 @@ def _candidate(
         order=place,
         slots=backend.slots,
         in_flight=entry.in_flight,
+        busy=now < entry.busy_until,
         elsewhere=max(0, busy - entry.in_flight) if busy is not None else 0,
         context=backend.context,
         model=backend.model,

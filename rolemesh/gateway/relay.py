@@ -119,7 +119,8 @@ class Body(protocol.Protocol):
         return self._end is not None
 
     def _give_up(self, waiting: Deferred[Any]) -> None:
-        """First say so, for closing the upstream would tell of an upstream that went away."""
+        """Say so before the upstream is closed, which would tell of one that went away."""
+        self._settle()
         waiting.errback(CancelledError())
         self._leave()
 
@@ -138,7 +139,8 @@ class Body(protocol.Protocol):
             self._hold()
 
     def _give(self, sink: Sink, data: bytes) -> None:
-        self.moved = self._clock.seconds()
+        if b"\n" in data:  # less than a line is no progress
+            self.moved = self._clock.seconds()
         try:
             sink.write(data)
         except BrokenStream as broken:
@@ -222,9 +224,11 @@ class Body(protocol.Protocol):
             self._break(Broken(why))
 
     def _settle(self) -> None:
+        """Have done with the sink, whose request may be over before the upstream is."""
         self._cancel_timer()
-        if self._sink is not None:
-            self._sink.end()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.end()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -41,6 +41,7 @@ from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening, ServiceOptions, Signals, refuse
 
 LONGEST_BODY = 32 * 2**20
+CONNECTIONS = 2048  # of one address, which may be a balancer's
 
 _log = Logger()
 
@@ -135,12 +136,12 @@ def build(
         Front(clients.app.resource(), nodes.app.resource()),
         reactor,
         lambda: uuid4().hex,
-        Limits(body_bytes=LONGEST_BODY),
+        Limits(body_bytes=LONGEST_BODY, address_connections=CONNECTIONS),
         _refused_at_the_edge,
     )
     listening = Listening(reactor, endpoints, site)
     checks = Checks(reactor, registry, upstream, random.random)
-    life = GatewayLife(reactor, listening, (checks, progress), clients, settings.drain)
+    life = GatewayLife(reactor, listening, site, (checks, progress), clients, settings.drain)
     return life, Reload(path, registry, clients, nodes, life)
 
 

@@ -1,12 +1,21 @@
 """Requests to backends: treq over an Agent of ours, which bounds what a backend may send."""
 
+import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError, ConnectionRefusedError, TimeoutError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import IConsumer
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
 from twisted.web._newclient import (
     HTTP11ClientProtocol,
     ParseError,
@@ -23,6 +32,16 @@ from rolemesh.core.attempts import Outcome
 from rolemesh.core.model import Backend
 
 LONGEST_HEAD = 64 * 1024
+MOST_FIELDS = 100
+MOST_INTERIM = 10
+
+_LENGTHS = re.compile(rb"^(?:content-length|transfer-encoding):", re.IGNORECASE | re.MULTILINE)
+_KEEPALIVE = (
+    (socket.TCP_KEEPIDLE, 15),
+    (socket.TCP_KEEPINTVL, 5),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 20_000),
+)
 
 
 class TryFailed(Exception):
@@ -55,30 +74,53 @@ class BytesBody:
         pass
 
 
-class _BoundedHead(HTTP11ClientProtocol):
-    """Twisted bounds a header line, but not how many there are, nor how many 1xx answers come."""
+class _StrictHead(HTTP11ClientProtocol):
+    """Twisted bounds a header line, but not how many there are, nor how many 1xx answers come;
+    and it reads a head that gives its body two lengths."""
 
     transport: Any
-    _head = 0
+    _head: bytes | None = b""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        _notice_silence(self.transport)
 
     def dataReceived(self, bytes: bytes) -> None:
-        if self._responseDeferred is not None:
-            self._head += len(bytes)
-            if self._head > LONGEST_HEAD and self._still_in_head():
-                self.transport.abortConnection()
-                return
+        if self._head is not None and self._refuses(self._head + bytes):
+            self._giveUp(Failure(ParseError("the head of the answer cannot be accepted", b"")))
+            return
         super().dataReceived(bytes)
 
-    def _still_in_head(self) -> bool:
-        parser = self._parser
-        return parser is not None and parser.state != "BODY"
+    def _refuses(self, head: bytes) -> bool:
+        """Whether what has come is the beginning of no acceptable head."""
+        end = head.find(b"\r\n\r\n")
+        while end >= 0 and head.startswith((b"HTTP/1.1 1", b"HTTP/1.0 1")) and head[9:12].isdigit():
+            self._interim += 1
+            head = head[end + 4 :]
+            end = head.find(b"\r\n\r\n")
+        self._head = head if end < 0 else None
+        if end < 0:
+            return len(head) > LONGEST_HEAD or self._interim > MOST_INTERIM
+        return len(_LENGTHS.findall(head, 0, end)) > 1 or head.count(b"\n", 0, end) > MOST_FIELDS
+
+    _interim = 0
 
 
-class _BoundedFactory(_HTTP11ClientFactory):
+def _notice_silence(transport: Any) -> None:
+    """Have the kernel find out when a backend's machine has lost power, within half a minute."""
+    get_handle = getattr(transport, "getHandle", None)
+    handle = get_handle() if get_handle is not None else None
+    if isinstance(handle, socket.socket) and handle.family in (socket.AF_INET, socket.AF_INET6):
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class _Factory(_HTTP11ClientFactory):
     noisy = False
 
     def buildProtocol(self, _: object) -> HTTP11ClientProtocol:
-        return _BoundedHead(self._quiescentCallback)
+        return _StrictHead(self._quiescentCallback)
 
 
 @implementer(IAgent)
@@ -98,7 +140,25 @@ class _PlainAgent:
         if headers is not None:
             headers.setRawHeaders(b"accept-encoding", [b"identity"])
             headers.removeHeader(b"cookie")
-        return self._agent.request(method, uri, headers, bodyProducer)
+        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_as_asked)
+
+
+def _as_asked(response: IResponse) -> IResponse:
+    """Refuse a packed answer here, before treq would unpack it without a limit."""
+    encodings = response.headers.getRawHeaders("content-encoding") or []
+    if any(each not in ("", "identity") for each in encodings):  # llama-server sends ""
+        response.deliverBody(_Unwanted())
+        raise ParseError("the answer is packed, which was not asked for", b"")
+    return response
+
+
+class _Unwanted(Protocol):
+    """A body that nobody wants."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.transport.stopProducing()
 
 
 def bounded_agent(reactor: Any, connect_timeout: float) -> IAgent:
@@ -108,7 +168,7 @@ def bounded_agent(reactor: Any, connect_timeout: float) -> IAgent:
     one may be gone when it is used again.
     """
     pool = HTTPConnectionPool(reactor, persistent=False)
-    pool._factory = _BoundedFactory
+    pool._factory = _Factory
     return Agent(reactor, connectTimeout=connect_timeout, pool=pool)
 
 
@@ -183,7 +243,7 @@ def _given_up_plainly(asking: Deferred[Any]) -> Deferred[Any]:
 
 
 def _outcome_of(error: Exception) -> Outcome:
-    if isinstance(error, ConnectionRefusedError):
+    if isinstance(error, ConnectionRefusedError | DNSLookupError):
         return Outcome.REFUSED
     if isinstance(error, TimeoutError):
         return Outcome.CONNECT_TIMEOUT

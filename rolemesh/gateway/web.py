@@ -138,8 +138,13 @@ class ClientApi:
         finally:
             self._under_way.discard(working)
             self._records.close(record)
-            if self._idle is not None and not self._under_way:
-                self._idle.callback(None)
+            # Klein finishes the response only behind this coroutine.
+            self._clock.callLater(0, self._tell_idle)
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self._under_way:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
 
     async def _unless_stopped(self, working: Deferred[None], record: Record) -> None:
         try:
@@ -170,13 +175,14 @@ class ClientApi:
         if self.draining:
             request.setHeader("connection", "close")
             raise _draining()
-        ask = read(api, request.content.read())
+        body = request.content.read()
+        ask = read(api, body)
         record.asked, record.stream = ask.model, ask.stream
         wanted = self._wanted(ask.model, key)
         record.role = wanted.role.name
         chain = self._chain(request, ask)
         wants = [self._want(request, ask, each, key, chain) for each in self._in_turn(wanted)]
-        call = Call(ask, tuple(wants), _upstream_headers(request), record, chain)
+        call = Call(ask, body, tuple(wants), _upstream_headers(request), record, chain)
         warmth = self._keep_warm(request, wanted.role) if ask.stream else None
         try:
             answer = await self._dispatch.open(call)
@@ -205,10 +211,10 @@ class ClientApi:
 
         tokens = max(chain.tokens, ask.size // 8)
         owner: Hashable = key.id if key else None
-        wait = _wait(request, wanted.role)
+        until = self._clock.seconds() + _wait(request, wanted.role)
         output = _output(ask)
         return Want(
-            Need(wanted.role, tokens, wanted.node), owner, chain.session, wait, cached, output
+            Need(wanted.role, tokens, wanted.node), owner, chain.session, until, cached, output
         )
 
     def _in_turn(self, wanted: Wanted) -> Iterator[Wanted]:

@@ -2,21 +2,16 @@
 
 from typing import Any
 
-import msgspec
-
 from rolemesh.core.model import Params, Target, Timeouts
 from tests.doubles import wire
-from tests.gateway.memory import Client, Exchange, GatewayCase, Server, role, whole
+from tests.gateway.memory import Client, GatewayCase, role, whole
 
 MESSAGES = "/v1/messages"
+USAGE = {"usage": {"completion_tokens": 2, "prompt_tokens": 5, "total_tokens": 7}}
 
 
 class SendingTests(GatewayCase):
     """What a backend gets."""
-
-    def sent(self, client: Client) -> Exchange:
-        self.assertFalse(client.answered)
-        return self.server.work[-1]
 
     def setUp(self) -> None:
         super().setUp()
@@ -40,6 +35,15 @@ class SendingTests(GatewayCase):
         self.start(role(use=use))
         self.ask()
         self.assertEqual(self.server.work[0].request.json()["model"], "qwen")
+
+    def test_stream_stays(self) -> None:
+        """A request for a stream is one behind the gateway, too, as the client wrote it."""
+        self.server.llama()
+        self.start(role(self.server))
+        self.stream()
+        got = self.server.work[0].request.json()
+        self.assertEqual(got["stream"], True)
+        self.assertNotIn("stream_options", got)
 
     def test_params(self) -> None:
         """A role's params are filled in, overrule and take out."""
@@ -317,21 +321,3 @@ class AssembleTests(GatewayCase):
         self.net.spend(11)
         self.assertTrue(self.server.work[0].left)
         self.assertEqual(client.answer.status, 502)
-
-
-USAGE = {"usage": {"completion_tokens": 2, "prompt_tokens": 5, "total_tokens": 7}}
-
-
-class LeastTests(GatewayCase):
-    """Small things that a server of another make may do."""
-
-    def asked_with(self, server: Server, **more: Any) -> dict[str, Any]:
-        self.ask(**more)
-        found: dict[str, Any] = msgspec.json.decode(server.work[-1].request.body)
-        return found
-
-    def test_stream_stays(self) -> None:
-        """A request for a stream is one behind the gateway, too, as the client wrote it."""
-        server = self.net.server().llama()
-        self.start(role(server))
-        self.assertNotIn("stream_options", self.asked_with(server, stream=True))

@@ -194,6 +194,12 @@ class RegistrationTests(RegistryCase):
         self.assertFalse(self.registry.stale(full(generation=4)))
         self.assertFalse(self.registry.stale(full(generation=5)))
 
+    def test_stale_registration(self) -> None:
+        """A report that was overtaken while it was judged changes nothing."""
+        self.tell(full(report(state=BackendState.LOADING), generation=4))
+        self.tell(full(generation=3))
+        self.assertEqual(self.entry().node_state, BackendState.LOADING)
+
     def test_unknown_node(self) -> None:
         """A heartbeat of, and a goodbye from, a node that is not registered are unknown_node."""
         self.assertEqual(self.refused(self.registry.stale, full()), "unknown_node")
