@@ -85,7 +85,8 @@ class Try:
 
 def may_go_on(tries: Sequence[Try]) -> bool:
     """Whether another backend may be asked after these tries, all of which failed."""
-    return len(tries) < MOST and not deadly(tries) and RULES[tries[-1].outcome].again
+    made = sum(each.outcome is not Outcome.BUSY for each in tries)
+    return made < MOST and not deadly(tries) and RULES[tries[-1].outcome].again
 
 
 def deadly(tries: Sequence[Try]) -> bool:

@@ -1,6 +1,6 @@
 """The wire between the wings: what a node tells a gateway, and what it is told."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +13,8 @@ Line = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0)]
 
 MAX_BACKENDS = 64
+
+T = TypeVar("T")
 
 
 class LastExit(Struct, frozen=True, omit_defaults=True):
@@ -112,12 +114,19 @@ def read_registration(body: bytes) -> Registration:
     :raises msgspec.ValidationError: when it is not a registration; the text names the field.
     :raises msgspec.DecodeError: when it is not JSON.
     """
-    return _registration.decode(body)
+    return _read(_registration, body)
 
 
 def read_accepted(body: bytes) -> Accepted:
     """Read what a gateway answered; raises as `read_registration`."""
-    return _accepted.decode(body)
+    return _read(_accepted, body)
+
+
+def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def encode(message: Struct) -> bytes:

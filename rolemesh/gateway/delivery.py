@@ -161,7 +161,8 @@ class Delivery:
         try:
             await answer.body.pour(client, Patience(answer.role.timeouts.idle, answer.deadline))
         except BrokenStream as broken:
-            raise Broken(f"sent a stream that cannot be read: {broken}") from None
+            why = f"sent a stream that cannot be read: {broken}"
+            raise Broken(why, "upstream_error") from None
         finally:
             call.record.size += answer.body.size
 
@@ -183,7 +184,7 @@ class Delivery:
             self._registry.sign(record.backend, Sign.BROKE)
         standing = self._registry.standing(call.wants[0].need.role)
         refusal = Refusal(
-            "upstream_disconnected",
+            why.code,
             f"{record.backend} {why}; not retried because part was delivered. Send again: "
             f"'{record.role}' is ready {standing.ready}/{standing.total}.",
         )

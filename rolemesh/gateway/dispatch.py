@@ -16,6 +16,8 @@ from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import Body
 from rolemesh.gateway.upstream import TryFailed
 
+_NO_FAILURES = (Outcome.SERVED, Outcome.BUSY)
+
 
 @define(eq=False)
 class Dispatch:
@@ -77,13 +79,14 @@ class Dispatch:
             else:
                 self._begin(call, want, grant)
                 return want, grant
-        if call.record.tries:
-            raise refusal(call.record.tries, self._standing(call.wants[0]))
+        failures = [each for each in call.record.tries if each.outcome not in _NO_FAILURES]
+        if failures:
+            raise refusal(failures, self._standing(call.wants[0]))
         assert failed is not None  # a call has at least one wish
         raise failed
 
     def _but_tried(self, call: Call, want: Want) -> Want:
-        failed = [each.id for each in call.record.tries if each.outcome is not Outcome.SERVED]
+        failed = [each.id for each in call.record.tries if each.outcome not in _NO_FAILURES]
         if not failed:
             return want
         return evolve(want, need=evolve(want.need, tried=want.need.tried | frozenset(failed)))
@@ -99,10 +102,12 @@ class Dispatch:
 
     def _failed(self, call: Call, want: Want, grant: Grant, outcome: Outcome, began: float) -> None:
         """Take note of a failed try; returns when another may follow."""
+        tries = call.record.tries
         if outcome is Outcome.BUSY:
             self._registry.busy(grant.backend.id)
+            if grant.backend.id not in {each.id for each in tries}:
+                self._note(call, grant, outcome, began)
             return
-        tries = call.record.tries
         self._note(call, grant, outcome, began)
         if deadly(tries):
             self._poison.found(call.body, self._clock.seconds())

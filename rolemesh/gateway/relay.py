@@ -50,7 +50,7 @@ class Client:
         self.request.registerProducer(producer, True)
 
     def end(self) -> None:
-        if self.request.channel is not None:  # None once the client has gone
+        if getattr(self.request, "channel", None) is not None:  # the client has not gone
             self.request.unregisterProducer()
 
 
@@ -80,7 +80,11 @@ class Patience:
 
 
 class Broken(Exception):
-    """A body ended before its time. `why` is a clause fit for a client."""
+    """A body ended before its time. `why` is a clause fit for a client, `code` its error's."""
+
+    def __init__(self, why: str, code: str = "upstream_disconnected") -> None:
+        super().__init__(why)
+        self.code = code
 
 
 class SlowClient(Exception):

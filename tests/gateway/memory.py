@@ -13,12 +13,12 @@ from twisted.internet.error import (
     ConnectionRefusedError,
     TimeoutError,
 )
-from twisted.internet.interfaces import IHalfCloseableDescriptor
+from twisted.internet.interfaces import IHalfCloseableDescriptor, IHostnameResolver
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import directlyProvides, provider
+from zope.interface import directlyProvides, implementer, provider
 
 from rolemesh.config.gateway import GatewaySettings
 from rolemesh.core.model import Policy, Role, Target
@@ -213,13 +213,29 @@ class Server:
             exchange.json(*answer)
 
 
+@implementer(IHostnameResolver)
+class Names:
+    """Finds every address under its own text."""
+
+    def resolveHostName(
+        self, receiver: Any, hostName: str, portNumber: int = 0, *_: Any, **__: Any
+    ) -> Any:
+        receiver.resolutionBegan(self)
+        receiver.addressResolved(IPv4Address("TCP", hostName, portNumber))
+        receiver.resolutionComplete()
+        return self
+
+    def cancel(self) -> None:
+        """There is nothing under way."""
+
+
 class Net(MemoryReactorClock):
     """A reactor whose connections lead to servers of the test, by port."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.nameResolver = Names()
         self.servers: dict[int, Server] = {}
-        self.names: dict[str, list[str]] = {}
 
     def server(self) -> Server:
         server = Server(self, 8081 + len(self.servers))

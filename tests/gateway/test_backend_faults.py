@@ -1,12 +1,15 @@
 """What backends can do wrong, and what a client sees of it: the rows B1 to B31, on real sockets."""
 
 import re
+import socket
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.tcp import Client
 
 from rolemesh.gateway import progress
+from rolemesh.gateway.health import Checks
 from tests.doubles import raw
 from tests.doubles.behaviours import DRESSES, LOGIN, WHOLE
 from tests.doubles.blackhole import BlackHole
@@ -18,6 +21,12 @@ from tests.doubles.toxic import Cut, Toxic, Toxin
 
 SLOW = Speed(decode=100)
 BOTH = ({"stream": True}, {"stream": False})
+
+
+def _connections_to(fake: Fakellama) -> list[Any]:
+    """This process's own ends of connections to a double."""
+    ends = [each for each in reactor.getReaders() if isinstance(each, Client)]
+    return [each for each in ends if each.getPeer().port == fake.port]
 
 
 class BeforeTheFirstByte(MeshCase):
@@ -239,7 +248,10 @@ class BeforeTheFirstByte(MeshCase):
     async def test_B17_busy_moves_on(self) -> None:
         """A backend without a free slot is passed over."""
         for behaviour in ("busy-429", "busy-503"):
-            await self.assert_failover(behaviour, "busy")
+            await self.pair(behaviour)
+            answer = await self.ask()
+            self.assert_served(answer, by="coder-2")
+            self.assertEqual(await self.outcomes(answer), ["busy", "served"])
 
     async def test_B17_busy_is_no_reason_for_ejection(self) -> None:
         """However often it is busy, a backend stays in the role."""
@@ -356,6 +368,53 @@ class BeforeTheFirstByte(MeshCase):
             self.assert_refused(answer, 502, "upstream_error")
             self.assertNotIn(LOGIN, answer.data)
 
+    async def test_B3_requests_of_a_backend_that_checks_find_dead_are_moved_once(self) -> None:
+        """When its checks fail, a request without a first byte moves to another backend."""
+        for name, seconds in (("interval", 0.1), ("fast", 0.1), ("timeout", 0.2)):
+            self.patch(Checks, name, seconds)
+        bad, good = self.fake(), self.fake()
+        await self.gateway(bad, good, first_byte=4.0)
+        bad.behave("hang!")
+        self.assert_served(await self.ask(stream=True))
+        self.assertEqual((len(bad.work), len(good.work)), (1, 1))
+
+    async def test_B4_the_same_request_is_then_poison(self) -> None:
+        """What killed two backends is refused when it is sent again; another request is not."""
+        backends = [self.fake() for _ in range(3)]
+        await self.gateway(*backends)
+        for each in backends:
+            each.behave("1*rst")
+        await self.ask()
+        self.assert_refused(await self.ask(), 422, "poison_request", retry=False)
+        other = await self.ask(messages=[{"role": "user", "content": "something else"}])
+        self.assertEqual(other.status, 200)
+
+    async def test_B10_alone_it_is_upstream_error(self) -> None:
+        """With nobody else to ask, a head out of bounds is 502."""
+        for behaviour in ("many-headers", "many-1xx"):
+            self.assert_refused(await self.alone(behaviour), 502, "upstream_error")
+
+    async def test_B11_a_status_below_100_moves_on(self) -> None:
+        """099 is no status."""
+        await self.assert_failover("status:099", "garbled")
+
+    async def test_B12_a_length_beside_chunks_moves_on(self) -> None:
+        """An answer with both framings may be a desync: not trusted."""
+        bad, _ = await self.pair("cl-and-te")
+        self.assert_served(await self.ask())
+        self.assertEqual(len(bad.work), 1)
+
+    async def test_B17_all_busy_waits_for_a_slot(self) -> None:
+        """When the only backend is busy, the request waits and is answered."""
+        answer = await self.alone("2*busy-503")
+        self.assert_served(answer, by="coder")
+
+    async def test_B22_compressed_answers_move_on(self) -> None:
+        """gzip, which was not asked for, is neither inflated nor passed on."""
+        bad, _ = await self.pair("gzip")
+        self.assert_served(await self.ask())
+        self.assertEqual(bad.work[0].request.header("accept-encoding"), "identity")
+
 
 class AfterTheFirstByte(MeshCase):
     """Once a client was given a part, nobody is asked again, and nothing broken looks whole."""
@@ -404,7 +463,7 @@ class AfterTheFirstByte(MeshCase):
     async def test_B24_a_line_without_end_is_broken_off(self) -> None:
         """Two megabytes of one line are not kept, and the stream ends as a broken one."""
         answer = await self.stream("giant-line:2", idle=0.5)
-        self.assert_broken_off(answer, "upstream_disconnected")
+        self.assert_broken_off(answer, "upstream_error")
 
     async def test_B25_any_dress_of_a_stream_passes_byte_for_byte(self) -> None:
         """Line ends, comments, names, a byte order mark, any split: the client gets those bytes."""
@@ -456,6 +515,33 @@ class AfterTheFirstByte(MeshCase):
         await sleep(0.1)
         self.assertEqual(other.work, [])
 
+    async def test_B8_a_missing_done_is_added_also_without_a_last_chunk(self) -> None:
+        """The reason for the end was told; that the connection just closed then loses nothing."""
+        self.assert_served(await self.stream("no-done-fin"), by="coder-1")
+
+    async def test_B14_a_stream_that_drips_is_idle(self) -> None:
+        """Bytes that complete no event are no progress: idle ends it."""
+        answer = await self.stream("drip:2", idle=0.5, total=4.0)
+        self.assert_broken_off(answer, "upstream_disconnected", after=2)
+        self.assertLess((self.bad.work[0].ended_at or 0) - self.bad.work[0].at, 2.0)
+
+    async def test_B15_upstream_sockets_notice_a_dead_peer(self) -> None:
+        """Connections to backends have keep-alive probes, so that a lost host is noticed."""
+        fake = self.fake("silent-after:1")
+        await self.gateway(fake)
+        client = await self.begin(stream=True)
+        await client.seen(b"data: ")
+        for connection in _connections_to(fake):
+            self.assertTrue(connection.getTcpKeepAlive())
+            option = connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            self.assertTrue(0 < option <= 30_000)
+        client.leave()
+
+    async def test_B25_no_json_later_breaks_off(self) -> None:
+        """An event that is no JSON in the middle of a stream ends it as a broken one."""
+        answer = await self.stream("non-json:2")
+        self.assert_broken_off(answer, "upstream_error")
+
 
 class Names(MeshCase):
     """Backends that are given by a name."""
@@ -475,6 +561,13 @@ class Names(MeshCase):
         names: Any = reactor
         names.installNameResolver(_NoNames(before := names.nameResolver))
         self.addCleanup(names.installNameResolver, before)
+
+    async def test_B31_a_name_that_stops_resolving_is_no_death(self) -> None:
+        """What was never sent can have killed nobody: the try counts as refused."""
+        bad, good = self.fake(), self.fake()
+        await self.gateway(f"http://localhost:{bad.port}", good)
+        self._stop_resolving()
+        self.assertEqual(await self.outcomes(await self.ask()), ["refused", "served"])
 
 
 class _NoNames:

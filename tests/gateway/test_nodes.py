@@ -256,7 +256,7 @@ class ShapeTests(NodesCase):
 
     def test_no_json(self) -> None:
         """What is no JSON is 400."""
-        for body in (b"", b"node=box2", b'{"node":"\xff"}', b"[" * 50_000):
+        for body in (b"", b"node=box2", b'{"node":"\xff"}', b'{"x":' * 5000):
             self.refused(body, "invalid_json")
 
     def test_N10_too_large(self) -> None:
@@ -266,7 +266,9 @@ class ShapeTests(NodesCase):
 
     def test_N10_too_many(self) -> None:
         """More backends than a machine has GPUs are refused."""
-        self.assertIn("backends", self.refused(self.full(*[self.backend(id=f"g{n}") for n in range(65)])))
+        self.assertIn(
+            "backends", self.refused(self.full(*[self.backend(id=f"g{n}") for n in range(65)]))
+        )
 
     def test_N10_no_numbers(self) -> None:
         """Numbers that are none are refused."""
@@ -325,24 +327,19 @@ class AddressTests(NodesCase):
             self.assertEqual(answer.json["error"]["code"], "base_url_not_allowed")
 
     def test_N5_names(self) -> None:
-        """Of a name every address must be allowed; it is then pinned to the first."""
+        """Of a name every address must be allowed; one that is not is enough."""
         self.found = ["10.0.0.12", "127.0.0.1"]
         self.assert_refused(self.answer("http://box2.lan:8080"), 403, "base_url_not_allowed")
         self.found = ["10.0.0.12"]
         self.assertEqual(self.answer("http://box2.lan:8080").status, 200)
-        self.found = ["127.0.0.1"]
-        self.net.spend(3)
-        self.assertEqual(self.net.tcpClients[-1][0], "127.0.0.1")
 
     def test_N6_pinned(self) -> None:
         """What a name comes to mean later is not asked for: connections go to the address."""
         self.found = ["10.0.0.12"]
         self.answer("http://box2.lan:8080")
         self.found = ["127.0.0.1"]
-        client = self.ask(model="writer")
-        hosts = [server for server in self.net.looked_up if server == "box2.lan"]
-        self.assertEqual(hosts, [])
-        self.assertFalse(client.answered)
+        self.net.spend(5)
+        self.assertEqual({host for host, *_ in self.net.tcpClients}, {"10.0.0.12"})
 
     def test_N6_unknown_name(self) -> None:
         """A name that leads nowhere is 400."""
@@ -406,8 +403,10 @@ class TokenTests(NodesCase):
         answer = self.register(told, **self.writer)
         self.assertEqual(answer.status, 200)
         messages = sorted(each["message"] for each in answer.json["refused"])
-        wanted = [f"box2/gpu0 is not in '{name}': its token does not allow that role"
-                  for name in ("coder", "planner")]
+        wanted = [
+            f"box2/gpu0 is not in '{name}': its token does not allow that role"
+            for name in ("coder", "planner")
+        ]
         self.assertEqual(messages, wanted)
         self.assertEqual(self.ready("writer"), (1, 1))
         self.assertEqual(self.ready("coder"), (0, 0))

@@ -245,7 +245,7 @@ class PatienceTests(RelayCase):
         poured = self.pour()
         for _ in range(5):
             self.clock.advance(50)
-            self.come(b"b")
+            self.come(b"b\n")
         self.clock.advance(59)
         self.assertNoResult(poured)
         self.clock.advance(1)
@@ -256,7 +256,7 @@ class PatienceTests(RelayCase):
         poured = self.pour(Patience(idle=60, until=100))
         for _ in range(9):
             self.clock.advance(11)
-            self.come(b"b")
+            self.come(b"b\n")
         self.assertNoResult(poured)
         self.clock.advance(1)
         self.assertIn("longer than", str(self.failureResultOf(poured, Broken).value))
@@ -290,7 +290,7 @@ class PatienceTests(RelayCase):
         """Events cost no timers: there is one, whatever comes."""
         self.pour()
         for _ in range(10):
-            self.come(b"b")
+            self.come(b"b\n")
             self.clock.advance(1)
         self.sink.producer.pauseProducing()
         self.sink.producer.resumeProducing()

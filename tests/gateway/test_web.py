@@ -21,7 +21,10 @@ class ModelsTests(GatewayCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.a, self.b = self.net.server().llama(context=8192), self.net.server().llama(context=4096)
+        self.a, self.b = (
+            self.net.server().llama(context=8192),
+            self.net.server().llama(context=4096),
+        )
         planner = role(self.b, name="planner", aliases=("gpt-4o", "org/model:7b", "claude-*"))
         self.start(role(self.a, self.b), planner)
 
@@ -89,7 +92,9 @@ class LifeTests(GatewayCase):
     def test_health(self) -> None:
         """`/health` is 200 whatever the backends are."""
         self.start(role(use=(Target(model="nobody's"),)))
-        self.assertEqual((self.get("/health").status, self.get("/health").json), (200, {"status": "ok"}))
+        self.assertEqual(
+            (self.get("/health").status, self.get("/health").json), (200, {"status": "ok"})
+        )
 
     def test_ready(self) -> None:
         """`/ready` is 200 with each role's numbers while some role can be served."""
@@ -183,7 +188,9 @@ class ErrorTests(GatewayCase):
     def test_C14_fields_of_the_servers(self) -> None:
         """Fields that reach into a server are 400 and named."""
         for name, value in (("n_discard", -1), ("lora", []), ("id_slot", 0)):
-            error = self.assert_refused(self.ask(**{name: value}).answer, 400, "unsupported_parameter")
+            error = self.assert_refused(
+                self.ask(**{name: value}).answer, 400, "unsupported_parameter"
+            )
             self.assertEqual(error["param"], name)
         self.assertEqual(self.a.work, [])
 

@@ -1,0 +1,173 @@
+"""A backend's own errors: failed tries, or what a client may see of them."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rolemesh.core.attempts import Outcome
+from rolemesh.core.passing import LONGEST_MESSAGE, Passed, judge, judge_event, scrubbed
+
+TOO_LONG = {
+    "code": 400,
+    "message": "request (4711 tokens) exceeds the available context size (4096 tokens)",
+    "type": "exceed_context_size_error",
+    "n_prompt_tokens": 4711,
+    "n_ctx": 4096,
+}
+
+
+def error(**facts: Any) -> bytes:
+    return json.dumps({"error": facts}).encode()
+
+
+class JudgeTests(SynchronousTestCase):
+    def passed(self, status: int, body: bytes) -> Passed:
+        judged = judge(status, body)
+        assert isinstance(judged, Passed), judged
+        return judged
+
+    def test_each_status(self) -> None:
+        """B16, B17, B18, B20: 503 is loading or busy, 429 busy, 401 and 403 our own key's fault,
+        5xx a fault; what no server answers here is garbled."""
+        loading = error(code=503, message="Loading model", type="unavailable_error")
+        for status, body, outcome in (
+            (503, loading, Outcome.LOADING),
+            (503, b"no slot available", Outcome.BUSY),
+            (429, b"", Outcome.BUSY),
+            (401, error(message="Invalid API Key"), Outcome.LOCKED_OUT),
+            (403, b"", Outcome.LOCKED_OUT),
+            (500, error(message="CUDA error: out of memory"), Outcome.FAULT),
+            (502, b"", Outcome.FAULT),
+            (599, b"", Outcome.FAULT),
+            (302, b"", Outcome.GARBLED),
+            (199, b"", Outcome.GARBLED),
+            (600, b"", Outcome.GARBLED),
+        ):
+            self.assertIs(judge(status, body), outcome)
+
+    def test_B19_the_request_s_own_fault(self) -> None:
+        """400, 404, 422 and 501 go to the client, with status and message, in our shape."""
+        for status in (400, 404, 422, 501):
+            passed = self.passed(status, error(message="Bad grammar", type="some_error"))
+            self.assertEqual((passed.status, passed.message), (status, "Bad grammar"))
+            told = {"message": "Bad grammar", "type": "some_error"}
+            told_openai = {"error": {**told, "param": None, "code": "bad_request"}}
+            self.assertEqual(json.loads(passed.openai_body()), told_openai)
+            told_anthropic = {"type": "error", "error": told, "request_id": "r1"}
+            self.assertEqual(json.loads(passed.anthropic_body("r1")), told_anthropic)
+
+    def test_B19_whatever_its_form(self) -> None:
+        """An error without a text, of an odd type or in no JSON still is one, without its bytes."""
+        for body in (
+            b"",
+            b"<html>",
+            b"[1]",
+            b'{"error": 7}',
+            error(message=7),
+            b"\xff",
+            b"[" * 9999,
+        ):
+            passed = self.passed(404, body)
+            self.assertEqual(passed.message, "The backend answered 404.")
+            self.assertEqual(passed.type, "invalid_request_error")
+        self.assertEqual(self.passed(400, b'{"error": "No."}').message, "No.")
+        self.assertEqual(self.passed(400, error(type="<x>")).type, "invalid_request_error")
+        self.assertEqual(self.passed(501, error(type=None)).type, "server_error")
+
+    def test_context_overflow(self) -> None:
+        """A prompt that is too long is context_length_exceeded, with both numbers, in both shapes;
+        nothing else of a backend's error is passed on."""
+        passed = self.passed(400, error(**TOO_LONG, prompt="secret"))
+        told = json.loads(passed.openai_body())["error"]
+        self.assertEqual(
+            told,
+            {
+                "message": TOO_LONG["message"],
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "context_length_exceeded",
+                "n_ctx": 4096,
+                "n_prompt_tokens": 4711,
+            },
+        )
+        claude = json.loads(passed.anthropic_body("r1"))["error"]
+        self.assertEqual((claude["n_ctx"], claude["n_prompt_tokens"]), (4096, 4711))
+
+    def test_context_overflow_without_numbers(self) -> None:
+        """What is no number is not passed as one."""
+        kind = "exceed_context_size_error"
+        passed = self.passed(400, error(type=kind, n_ctx="x", n_prompt_tokens=True))
+        self.assertEqual((passed.code, passed.details), ("context_length_exceeded", {}))
+
+
+class EventTests(SynchronousTestCase):
+    def test_B27_an_error_as_the_first_event(self) -> None:
+        """An error in a stream's first event is the error it would have been as an answer."""
+        passed = judge_event(error(**TOO_LONG))
+        assert isinstance(passed, Passed)
+        self.assertEqual((passed.status, passed.code), (400, "context_length_exceeded"))
+        self.assertIs(judge_event(error(code=503, message="Loading model")), Outcome.LOADING)
+        self.assertIs(judge_event(error(code=500, message="x")), Outcome.FAULT)
+
+    def test_B27_without_a_status_it_is_a_fault(self) -> None:
+        """A code that is no HTTP error status counts as 500."""
+        for code in (None, "invalid_prompt", 200, 1000, True, 4.5):
+            self.assertIs(judge_event(error(code=code, message="x")), Outcome.FAULT)
+        self.assertIs(judge_event(b'{"error":"broken"}'), Outcome.FAULT)
+
+    def test_no_error(self) -> None:
+        """Tokens, an empty error, text that speaks of errors and broken JSON are none."""
+        chunk = b'{"choices":[{"delta":{"content":"the word \\"error\\""}}]}'
+        for data in (b"[DONE]", b"", b'{"error":null}', b'{"error"', chunk, b'["error"]'):
+            self.assertIsNone(judge_event(data))
+
+
+class ScrubTests(SynchronousTestCase):
+    def test_B19_paths_and_addresses(self) -> None:
+        """No path, model file, URL or address of a backend reaches a client."""
+        for private in (
+            "/srv/models/secret.gguf",
+            "/home/me/x",
+            "../models/secret/x.bin",
+            "C:\\Users\\me\\secret.gguf",
+            "secret-Q4_K_M.gguf",
+            "http://10.0.0.12:18100/health",
+            "http://secret.lan:8081",
+            "10.0.0.12:18100",
+            "192.168.1.7",
+        ):
+            clean = scrubbed(f"failed to load '{private}' (code 7)")
+            self.assertIn("…", clean)
+            for part in ("secret", "10.0", "192.", "18100", "8081", "home", "Users"):
+                self.assertNotIn(part, clean)
+            self.assertTrue(clean.startswith("failed to load '"))
+            self.assertTrue(clean.endswith("' (code 7)"))
+
+    def test_plain_words_stay(self) -> None:
+        """What is no path stays as it was."""
+        for words in (
+            "n_predict must be >= 0.5 and/or set, see 'max_tokens' (1.5/2)",
+            "a\tb\nc",
+            "é 1.2.3",
+        ):
+            self.assertEqual(scrubbed(words), words)
+
+    def test_B19_control_characters(self) -> None:
+        """Control characters, escape sequences and line ends become spaces."""
+        self.assertEqual(scrubbed("a\x1b[31mb\rc\x00d\x7fe\x9bf"), "a [31mb c d e f")
+
+    def test_B19_length(self) -> None:
+        """A message is cut at 1 KiB, and a path is not saved by the cut."""
+        self.assertEqual(len(scrubbed("x " * 9999)), LONGEST_MESSAGE)
+        self.assertNotIn("/srv", scrubbed("x" * (LONGEST_MESSAGE - 5) + " /srv/models/x.gguf"))
+
+    @given(st.text(max_size=200))
+    def test_scrubbing_twice_is_scrubbing_once(self, text: str) -> None:
+        """What is clean stays, and what is left has no control characters but tab and line feed."""
+        clean = scrubbed(text)
+        self.assertEqual(scrubbed(clean), clean)
+        control = {chr(n) for n in (*range(32), *range(127, 160))} - {"\t", "\n"}
+        self.assertEqual(control & set(clean), set())

@@ -1,0 +1,1 @@
+"""Clients that people use, each with nothing changed but its base URL and its model."""
