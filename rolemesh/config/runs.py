@@ -31,10 +31,19 @@ _ID_LENGTH = 64
 
 @frozen
 class GpuChoice:
-    """Which GPUs a llama-server may see: indexes, UUIDs or parts of names; `all`; or none."""
+    """Which GPUs a llama-server may see: indexes, UUIDs or parts of names; `all`; or `none`.
+
+    Without any of these the machine's own setting holds.
+    """
 
     names: tuple[str | int, ...] = ()
     all: bool = False
+    none: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it asks for a GPU."""
+        return self.all or bool(self.names)
 
 
 @frozen
@@ -126,7 +135,7 @@ def _neighbour(missing: Path) -> str:
 
 def _gpu(place: Place) -> GpuChoice:
     if place.value in ("all", "none"):
-        return GpuChoice(all=place.value == "all")
+        return GpuChoice(all=place.value == "all", none=place.value == "none")
     names = listed(_gpu_name)(place)
     if len(set(names)) < len(names):
         raise place.wrong("names a GPU twice")

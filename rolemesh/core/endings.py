@@ -17,7 +17,11 @@ class Reason(StrEnum):
     GPU_MEMORY = "gpu_memory"
     GPU_MISSING = "gpu_missing"
     HOST_MEMORY = "host_memory"
+    GPU_LOST = "gpu_lost"
     EXEC_FAILED = "exec_failed"
+    HUNG = "hung"
+    WEDGED = "wedged"
+    UNKILLABLE = "unkillable"
     SIGNAL = "signal"
     UNKNOWN = "unknown"
 
@@ -138,6 +142,9 @@ QUICK = 2.0  # seconds; whoever ends sooner has not begun
 HOPELESS = 3  # quick exits for one reason in a row
 OUT_OF_MEMORY_PAUSE = 10.0  # seconds
 REMEMBERED = 16  # endings; doubling from 1 ms passes a minute before that
+LOOP_WINDOW = 300.0  # seconds
+LOOP_ENDINGS = 5  # in the window; one more is a crash loop
+LOOP_PAUSE = 60.0  # seconds at least; with the above, never more than 12 starts in a window
 SPREAD = 0.1  # of a pause, so that a whole rack does not start in step
 
 
@@ -155,6 +162,11 @@ def pause(endings: Sequence[Ending], first: float, longest: float, jitter: float
     if endings[-1].reason is Reason.HOST_MEMORY:
         return max(wait, min(longest, OUT_OF_MEMORY_PAUSE))
     return wait
+
+
+def looping(ends: Sequence[float], now: float) -> bool:
+    """Whether processes that ended at these times, in seconds, ended too often of late."""
+    return sum(now - end < LOOP_WINDOW for end in ends) > LOOP_ENDINGS
 
 
 def _hopeless(endings: Sequence[Ending]) -> bool:

@@ -138,6 +138,10 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._records)
 
+    def get(self, id: str) -> KeyRecord | None:
+        """The record of an id, live or not."""
+        return self._records.get(id)
+
     def check(self, text: str | None, now: float) -> KeyRecord | None:
         """The live record of a presented text; None for none, malformed, unknown, wrong, expired
         and disabled alike, after the same work."""

@@ -92,14 +92,19 @@ class Role:
 
 
 class BackendState(StrEnum):
-    """What a node says of one of its llama-servers."""
+    """What a node says of one of its llama-servers. Requests go to `ready` ones alone."""
 
     STOPPED = "stopped"
     STARTING = "starting"
     LOADING = "loading"
     READY = "ready"
+    SUSPECT = "suspect"
+    REPLACING = "replacing"
     STOPPING = "stopping"
     BACKOFF = "backoff"
+    CRASH_LOOP = "crash_loop"
+    UNKILLABLE = "unkillable"
+    GPU_LOST = "gpu_lost"
 
 
 @frozen

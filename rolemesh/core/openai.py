@@ -109,7 +109,7 @@ def _decode(body: bytes) -> dict[str, Any]:
         raise Refusal("invalid_json", f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
         facts = _whole.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         if _HALF_A_PAIR.search(body):
             raise Refusal("invalid_encoding", "The body has half a surrogate pair.") from None
         raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None

@@ -26,7 +26,8 @@ class LastExit(Struct, frozen=True, omit_defaults=True):
 
 
 class BackendReport(Struct, frozen=True, omit_defaults=True):
-    """One llama-server as its node sees it. `context` is tokens per request."""
+    """One llama-server as its node sees it. `context` is tokens per request; `note` is what stands
+    in its way, such as a model that does not fit into its GPU."""
 
     id: Name
     base_url: Text
@@ -40,24 +41,61 @@ class BackendReport(Struct, frozen=True, omit_defaults=True):
     slots_busy: Count | None = None
     restarts: Count = 0
     progress: Text = ""
+    note: Text = ""
     last_exit: LastExit | None = None
 
     def __repr__(self) -> str:
         return f"BackendReport({self.id!r}, {self.base_url!r}, {self.state!r})"
 
 
+class GpuProcess(Struct, frozen=True, omit_defaults=True):
+    """Who holds memory of a GPU, in bytes; `backend` where it is one of the node's own servers."""
+
+    name: Text = ""
+    pid: Count = 0
+    memory: Count | None = None
+    backend: Text = ""
+
+
 class GpuReport(Struct, frozen=True, omit_defaults=True):
-    """One GPU: bytes, watts, degrees Celsius, ratios of 1; None where the hardware is silent."""
+    """One GPU: bytes, watts, joules, degrees Celsius, ratios of 1.
+
+    What the hardware does not tell is None, and `silent` has the reason by field; `reason` is why
+    the whole GPU tells nothing. `energy` and the errors count since the driver was loaded, `xid`
+    is the last one that the driver told of while we listened.
+    """
 
     uuid: Text
     name: Text = ""
     index: Count | None = None
+    pci: Text = ""
+    driver: Text = ""
+    compute_capability: Text = ""
     memory_total: Count | None = None
     memory_used: Count | None = None
     utilization: float | None = None
     power: float | None = None
+    power_limit: float | None = None
+    energy: float | None = None
     temperature: float | None = None
+    throttled: Annotated[tuple[Text, ...], Meta(max_length=16)] | None = None
+    ecc_errors: Count | None = None
+    xid: Count | None = None
+    processes: Annotated[tuple[GpuProcess, ...], Meta(max_length=64)] | None = None
+    silent: dict[Text, Text] = {}
+    lost: bool = False
     reason: Text = ""
+
+
+class HostReport(Struct, frozen=True, omit_defaults=True):
+    """The machine itself: processors and how busy they are as a ratio of 1, bytes of memory, the
+    mean number of runnable tasks over 1, 5 and 15 minutes; None where it does not say."""
+
+    cpus: Count | None = None
+    cpu: float | None = None
+    memory_total: Count | None = None
+    memory_available: Count | None = None
+    load: tuple[float, float, float] | None = None
 
 
 class Agent(Struct, frozen=True, omit_defaults=True):
@@ -78,6 +116,7 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     labels: dict[Text, Text] = {}
     backends: Annotated[tuple[BackendReport, ...], Meta(max_length=MAX_BACKENDS)] = ()
     gpus: Annotated[tuple[GpuReport, ...], Meta(max_length=64)] = ()
+    host: HostReport | None = None
     agent: Agent | None = None
 
     @property

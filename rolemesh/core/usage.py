@@ -15,6 +15,7 @@ KEPT = 16 * 1024  # bytes of a stream's end that are looked at
 LONGEST_COUNTS = 4096  # bytes, of one `usage` or `timings` object
 
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
+_MODEL = re.compile(rb'"model": ?"([^"\\]{1,256})"')
 _LAST_EVENTS: Mapping[Api, frozenset[bytes]] = {
     Api.RESPONSES: frozenset((b"response.completed", b"response.failed", b"response.incomplete")),
     Api.MESSAGES: frozenset((b"message_stop",)),
@@ -33,12 +34,16 @@ class Timings(msgspec.Struct, frozen=True):
 
 @frozen
 class Usage:
-    """Tokens of one answer, None where it did not say; `prompt` counts the `cached` ones too."""
+    """Tokens of one answer, None where it did not say; `prompt` counts the `cached` ones too.
+
+    `model` is the name that the answer gives.
+    """
 
     prompt: int | None = None
     completion: int | None = None
     cached: int | None = None
     timings: Timings | None = None
+    model: str | None = None
 
 
 @frozen
@@ -103,11 +108,16 @@ class TailTap:
         usage = _last_object(b'"usage"', tail)
         if self._api is Api.MESSAGES:  # the prompt's tokens come first, the answer's last
             usage = {**_first_object(b'"usage"', self._head or tail), **usage}
-        found = {"usage": usage, "timings": _last_object(b'"timings"', tail) or None}
+        timings = _last_object(b'"timings"', tail) or None
+        found = {"usage": usage, "timings": timings, "model": self._model(tail)}
         try:
             return _account(self._api, msgspec.convert(found, _Answer))
         except msgspec.ValidationError:
             return Usage()
+
+    def _model(self, tail: bytes) -> str | None:
+        named = _MODEL.findall(tail) if self._api in (Api.CHAT, Api.COMPLETIONS) else []
+        return named[-1].decode("utf-8", "replace") if named else None
 
 
 def usage_of_json(api: Api, body: bytes) -> Usage:
@@ -149,6 +159,7 @@ class _Counts(msgspec.Struct):
 class _Answer(msgspec.Struct):
     usage: _Counts | None = None
     timings: Timings | None = None
+    model: str | None = None
 
 
 _answer = msgspec.json.Decoder(_Answer)
@@ -162,7 +173,7 @@ def _account(api: Api, answer: _Answer) -> Usage:
         prompt = timings.cache_n + timings.prompt_n if prompt is None else prompt
         completion = timings.predicted_n if completion is None else completion
         cached = timings.cache_n if cached is None else cached
-    return Usage(prompt, completion, cached, timings)
+    return Usage(prompt, completion, cached, timings, answer.model)
 
 
 def _first_object(key: bytes, text: bytes) -> dict[str, Any]:

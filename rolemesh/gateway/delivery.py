@@ -20,7 +20,7 @@ from rolemesh.gateway.attempt import Answer, Call
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
 from rolemesh.gateway.records import Record, Records
-from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.registry import Entry, Registry
 from rolemesh.gateway.relay import Body, Broken, Client, Patience, SlowClient, Through
 from rolemesh.gateway.warmth import STREAM_HEADERS
 
@@ -208,9 +208,13 @@ class Delivery:
             request.setHeader(name, value)
 
     def _learn(self, record: Record) -> None:
-        timings = record.usage.timings
+        timings, named = record.usage.timings, record.usage.model
         entry = self._registry.get(record.backend) if record.backend else None
-        if record.backend is None or entry is None or timings is None:
+        if record.backend is None or entry is None:
+            return
+        if named is not None and named != (record.model or entry.alias or named):
+            self._mismatch(entry, named)
+        if timings is None:
             return
         record.normal_rate = round(entry.write_rate, 1)
         self._registry.learn(
@@ -218,6 +222,17 @@ class Delivery:
             _rate(timings.prompt_n, timings.prompt_ms),
             _rate(timings.predicted_n, timings.predicted_ms),
         )
+
+    def _mismatch(self, entry: Entry, named: str) -> None:
+        """A backend answers for another model than is known of it; the bytes pass as they are."""
+        entry.mismatches += 1
+        if entry.mismatches == 1:
+            self.log.warn(
+                "{backend} is known to serve {known} and answers as {named}",
+                backend=str(entry.backend.id),
+                known=entry.backend.model or entry.alias,
+                named=named,
+            )
 
 
 def _as_refusal(answer: Answer) -> Refusal:

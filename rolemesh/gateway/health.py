@@ -13,12 +13,15 @@ from twisted.logger import Logger
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId
-from rolemesh.gateway.registry import Entry, Registry
+from rolemesh.gateway.registry import Entry, Props, Registry
 from rolemesh.gateway.relay import never, receive
 from rolemesh.gateway.upstream import TryFailed, Upstream
 
 TICK = 1.0
 LONGEST_ANSWER = 1 << 20
+
+# A server that was away may have come back with other settings.
+_MAY_BE_ANOTHER = (Condition.UNKNOWN, Condition.LOADING, Condition.DOWN)
 
 
 class _Props(msgspec.Struct):
@@ -26,6 +29,7 @@ class _Props(msgspec.Struct):
 
     total_slots: int | None = None
     build_info: str = ""
+    model_alias: str | None = None
     default_generation_settings: dict[str, Any] = {}
     chat_template_caps: dict[str, bool] | None = None
 
@@ -94,7 +98,7 @@ class Checks(Service):
         if entry is None:
             return
         try:
-            sign = await self._ask(entry.backend)
+            sign = await self._ask(entry)
         except CancelledError:
             return
         except Exception:
@@ -124,7 +128,8 @@ class Checks(Service):
         well = health.condition is Condition.UP and health.sign is not Sign.CHECK_FAILED
         return (self.interval if well else self.fast) * (0.9 + 0.2 * self._jitter())
 
-    async def _ask(self, backend: Backend) -> Sign:
+    async def _ask(self, entry: Entry) -> Sign:
+        backend = entry.backend
         try:
             status, _ = await self._get(backend, "/health")
             if status == 404:  # no llama-server; what every OpenAI server has will do
@@ -135,7 +140,7 @@ class Checks(Service):
             return Sign.CHECK_LOADING
         if status != 200:
             return Sign.CHECK_FAILED
-        if backend.id not in self._known:
+        if backend.id not in self._known or entry.health.condition in _MAY_BE_ANOTHER:
             await self._read_props(backend)
         return Sign.CHECK_OK
 
@@ -152,13 +157,14 @@ class Checks(Service):
         if props is None or props.total_slots is None:
             return
         context = props.default_generation_settings.get("n_ctx")
-        self._registry.read(
-            backend.id,
+        said = Props(
             slots=props.total_slots if props.total_slots > 0 else None,
             context=context if isinstance(context, int) and context > 0 else 0,
             build=props.build_info[:256],
+            alias=props.model_alias,
             tools=(props.chat_template_caps or {}).get("supports_tools"),
         )
+        self._registry.read(backend.id, said)
 
     async def _get(self, backend: Backend, path: str) -> tuple[int, bytes]:
         asking = Deferred.fromCoroutine(self._exchange(backend, path))

@@ -84,13 +84,26 @@ class Gatekeeper:
                 return None
             raise self._refusal(request, KeyKind.NODE)
         record = self._known(request, self._tokens, KeyKind.NODE)
-        if Scope.REGISTER not in record.scopes or record.node != node:
+        if not _speaks_for(record, node):
             raise Refusal(
                 "scope_missing",
                 f"this token may not speak for node '{node}': make one for it with"
                 f" `rolemesh keys add --node {node}`",
             )
         return record
+
+    def token(self, id: str | None, node: str) -> KeyRecord | None:
+        """The token, by its id, with which a node registered once, if it would still let it in;
+        None when none is asked for.
+
+        :raises Refusal: `invalid_api_key` when it would not; `state_unavailable`.
+        """
+        if self._tokens is None and self._keys is None:
+            return None
+        record = self._tokens.ring().get(id) if self._tokens and id else None
+        if record and record.live(self._now()) and _speaks_for(record, node):
+            return record
+        raise Refusal("invalid_api_key", f"the token of '{node}' is no longer valid")
 
     def _known(self, request: IRequest, store: "KeyStore", kind: KeyKind) -> KeyRecord:
         record = store.ring().check(presented(request.requestHeaders), self._now())
@@ -105,6 +118,10 @@ class Gatekeeper:
             message = "too many requests without a valid key from here: wait a second"
             return Refusal("rate_limit_exceeded", message, retry_after=1)
         return Refusal("invalid_api_key", f"no valid key: {_WANTED[kind]}")
+
+
+def _speaks_for(record: KeyRecord, node: str) -> bool:
+    return Scope.REGISTER in record.scopes and record.node == node
 
 
 class KeyStore:

@@ -195,6 +195,7 @@ class NodeApi:
                     "ready": entry.ready,
                     "state": entry.note() or entry.health.condition.value,
                     "in_flight": entry.in_flight,
+                    "mismatches": entry.mismatches,
                     "restarts": entry.report.restarts if entry.report else 0,
                 }
                 for entry in entries

@@ -22,11 +22,27 @@ READ_RATE = 1000.0  # prompt tokens a second, until a backend has shown its own
 WRITE_RATE = 30.0
 
 
+@frozen
+class Props:
+    """What a llama-server says of itself; None, and a context of 0, are what it did not say."""
+
+    slots: int | None = None
+    context: int = 0
+    build: str = ""
+    tools: bool | None = None
+    alias: str | None = None
+
+
 @define(eq=False)
 class Entry:
-    """What the gateway knows of one backend now. Only the registry writes it."""
+    """What the gateway knows of one backend now. Only the registry writes it.
+
+    `backend` is what was `told` of it, filled up with what it says of itself.
+    """
 
     backend: Backend
+    told: Backend = field(init=False)
+    props: Props | None = None
     url: str | None = None
     leased: bool = True
     node_state: BackendState = BackendState.READY
@@ -40,6 +56,23 @@ class Entry:
     write_rate: float = WRITE_RATE
     turns: dict[str, int] = field(factory=dict)
     busy_until: float = 0.0
+    mismatches: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.told = self.backend
+
+    def tell(self, told: Backend) -> None:
+        """Take in what a node or the configuration says."""
+        self.told, self.backend = told, _filled(told, self.props)
+
+    def read(self, props: Props) -> None:
+        """Take in what the server itself says."""
+        self.props, self.backend = props, _filled(self.told, props)
+
+    @property
+    def alias(self) -> str | None:
+        """The name that the server itself gives its model."""
+        return self.props.alias if self.props is not None else None
 
     @property
     def ready(self) -> bool:
@@ -69,7 +102,10 @@ def _words_of(report: BackendReport, state: BackendState) -> str:
 
 @define(eq=False)
 class Node:
-    """One machine that registered. `until` ends its lease, None where checks are the lease."""
+    """One machine that registered. `until` ends its lease, None where checks are the lease.
+
+    `heard` is False while all we know of it is from an earlier life of the gateway.
+    """
 
     name: str
     plain: bool
@@ -81,6 +117,7 @@ class Node:
     gpus: tuple[GpuReport, ...] = ()
     version: str = ""
     backends: tuple[BackendId, ...] = ()
+    heard: bool = True
 
 
 @frozen
@@ -204,7 +241,7 @@ class Registry:
             if kept is None or kept.backend.id != backend.id:
                 self._put(Entry(backend, url=url))
             else:
-                kept.backend = _merged(backend, kept.backend)
+                kept.tell(backend)
         self._changed()
 
     def register(self, registration: Registration, backends: Iterable[Backend]) -> Node:
@@ -228,8 +265,17 @@ class Registry:
         self._changed()
         return node
 
+    def restore(self, registration: Registration, backends: Iterable[Backend]) -> None:
+        """Take in a node of an earlier life, unless it has spoken in this one.
+
+        Its backends take nothing before a good check, it is believed for one lease, and another
+        agent of its name is not refused: the box may have been restarted as well.
+        """
+        if registration.node not in self._nodes:
+            self.register(registration, backends).heard = False
+
     def _refuse_conflict(self, node: Node, registration: Registration) -> None:
-        alive = node.until is not None and self._clock.seconds() < node.until
+        alive = node.heard and node.until is not None and self._clock.seconds() < node.until
         if node.instance == registration.instance or not alive:
             return
         if registration.generation <= node.generation:
@@ -263,7 +309,7 @@ class Registry:
         state = BackendState(report.state) if report else BackendState.READY
         if state is BackendState.READY and entry.node_state is not BackendState.READY:
             entry.health = Health(since=self._clock.seconds())  # a new process: judged afresh
-        entry.backend = _merged(backend, entry.backend)
+        entry.tell(backend)
         entry.node_state, entry.report, entry.leased = state, report, True
 
     def stale(self, registration: Registration) -> bool:
@@ -293,23 +339,12 @@ class Registry:
             self._remove(id)
         self._changed()
 
-    def read(
-        self, id: BackendId, *, slots: int | None, context: int, build: str, tools: bool | None
-    ) -> None:
+    def read(self, id: BackendId, props: Props) -> None:
         """Fill in what a llama-server says of itself, where nobody else has said it."""
         entry = self._entries.get(id)
-        if entry is None:
-            return
-        backend = entry.backend
-        entry.backend = evolve(
-            backend,
-            slots=backend.slots if backend.slots is not None else slots,
-            context=backend.context or context,
-            build=backend.build or build,
-            llama_server=True,
-            tools=tools,
-        )
-        self._changed()
+        if entry is not None:
+            entry.read(props)
+            self._changed()
 
     def sign(self, id: BackendId, sign: Sign) -> None:
         """Take in what a check or a request showed."""
@@ -446,13 +481,14 @@ def _candidate(
     )
 
 
-def _merged(new: Backend, old: Backend) -> Backend:
-    """A fresh report over what was read from the server itself."""
+def _filled(told: Backend, props: Props | None) -> Backend:
+    if props is None:
+        return told
     return evolve(
-        new,
-        slots=new.slots if new.slots is not None else old.slots,
-        context=new.context or old.context,
-        build=new.build or old.build,
-        llama_server=old.llama_server,
-        tools=old.tools,
+        told,
+        slots=told.slots if told.slots is not None else props.slots,
+        context=told.context or props.context,
+        build=told.build or props.build,
+        llama_server=True,
+        tools=props.tools,
     )

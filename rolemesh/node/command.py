@@ -16,7 +16,7 @@ def command_line(run: Run, host: str, port: int) -> list[str]:
     command += ["--alias", run.model, "--parallel", str(run.slots), "--metrics", "--slots"]
     if run.context:
         command += ["-c", str(run.context * run.slots)]
-    if _wants_gpu(run) and not _sets_layers(run.args):
+    if run.gpu.wanted and not _sets_layers(run.args):
         command += ["-ngl", "99"]
     return [*command, *run.args]
 
@@ -24,7 +24,7 @@ def command_line(run: Run, host: str, port: int) -> list[str]:
 def environment(base: Mapping[str, str], run: Run, key: str, gpus: Sequence[str]) -> dict[str, str]:
     """What the server inherits, with its key and the UUIDs of the GPUs that it may see."""
     env = {**base, **run.env, KEY_VARIABLE: key}
-    if _wants_gpu(run):
+    if run.gpu.wanted or run.gpu.none:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return env
 
@@ -33,10 +33,6 @@ def secrets_of(run: Run, key: str) -> list[str]:
     """What must not stand in a log line: the key, and what the file's `env` calls a secret."""
     named = (value for name, value in run.env.items() if _is_secret(name))
     return [key, *named]
-
-
-def _wants_gpu(run: Run) -> bool:
-    return run.gpu.all or bool(run.gpu.names)
 
 
 def _sets_layers(args: Sequence[str]) -> bool:

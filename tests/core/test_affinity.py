@@ -185,6 +185,16 @@ class MemoryTests(SynchronousTestCase):
         longer = chain(ASK, ANSWER, MORE, ANSWER, MORE, session="a new name for each request")
         self.assertEqual(self.held(ONE, longer, slots=4), (there.tokens, 0))
 
+    def test_one_placed_again_is_held_once(self) -> None:
+        """A text that another one begins with can be asked again, and is forgotten whole."""
+        opening = said("system", "Be brief.")
+        alone, long = chain(opening), chain(opening, said("user", "x" * 4000))
+        for each in (alone, long, alone, chain(opening, MORE)):
+            self.memory.placed(ONE, each, 0.0)
+        for n in range(CONVERSATIONS):
+            self.memory.placed(ONE, chain(said("user", f"number {n}")), 0.0)
+        self.assertEqual(self.held(ONE, alone)[0], 0)
+
     @given(
         st.lists(
             st.tuples(

@@ -98,7 +98,9 @@ class BadBodyTests(SynchronousTestCase):
             r"\udc00",
             r"\ud83dx",
             r"\ud83d\u0041",
-            r"\udE00\uD83d",
+            r"\udE00\uD83D",
+            r"\ud83d\ue000",
+            r"\ud83d\ud83d",
             r"a\uDFFF",
         ):
             self.refused(f'{{"a":"{half}"}}'.encode(), "invalid_encoding")

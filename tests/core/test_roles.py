@@ -113,6 +113,11 @@ class FindTests(SynchronousTestCase):
             self.assertTrue(refusal.message.startswith("The role of that name does not exist. "))
             self.assertNotIn(name, refusal.message)
 
+    def test_C24_a_very_long_name_is_no_glob_s(self) -> None:
+        """No alias is compared with a name that is too long to be one."""
+        self.assertEqual(self.found("gpt-" + "x" * (LONGEST_NAME - 4)), ("reviewer", None))
+        self.assertEqual(self.refused("gpt-" + "x" * LONGEST_NAME).code, "model_not_found")
+
 
 class BookTests(SynchronousTestCase):
     def test_announced_roles_come_to_those_listed(self) -> None:

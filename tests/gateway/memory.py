@@ -217,8 +217,8 @@ class Server:
 class Names:
     """Finds every address under its own text."""
 
-    def resolveHostName(
-        self, receiver: Any, hostName: str, portNumber: int = 0, *_: Any, **__: Any
+    def resolveHostName(  # type: ignore[override]  # as it is called
+        self, receiver: Any, hostName: str, portNumber: int = 0
     ) -> Any:
         receiver.resolutionBegan(self)
         receiver.addressResolved(IPv4Address("TCP", hostName, portNumber))

@@ -95,7 +95,6 @@ class SlotTests(AdmissionCase):
 
     def test_unknown_slots(self) -> None:
         """Where nobody knows how many slots there are, nobody waits."""
-        self.serve()
         self.serve("a", slots=None)
         for _ in range(50):
             self.granted()

@@ -542,6 +542,16 @@ class AfterTheFirstByte(MeshCase):
         answer = await self.stream("non-json:2")
         self.assert_broken_off(answer, "upstream_error")
 
+    async def test_B29_another_model_is_counted_and_passed_as_it_is(self) -> None:
+        """An answer under another name is not rewritten, but counted."""
+        bad = self.fake("wrong-model")
+        life = await self.gateway(bad)
+        answer = await self.ask(stream=True)
+        self.assert_served(answer, by="coder")
+        self.assertEqual(answer.events[0]["model"], "another-model.gguf")
+        entries = life._clients._registry.members(life._clients.roles.find("coder").role)
+        self.assertEqual([entry.mismatches for _, entry in entries], [1])
+
 
 class Names(MeshCase):
     """Backends that are given by a name."""

@@ -1,4 +1,4 @@
-"""The promises of `rolemesh.gateway.listening`: what is loopback decides whether keys are needed."""
+"""The promises of `rolemesh.gateway.listening`: what is not loopback needs keys."""
 
 from twisted.trial.unittest import SynchronousTestCase
 

@@ -11,7 +11,6 @@ from rolemesh.config.keyfile import key_file_text
 from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, KeyRecord, mint
 from rolemesh.core.model import Requirements, Target
-from rolemesh.gateway import tap
 from tests.doubles import raw
 from tests.gateway.memory import GatewayCase, Server, role, whole
 
@@ -297,7 +296,7 @@ class AddressTests(NodesCase):
         rules = NodeRules(allowed_networks=("10.0.0.0/8",))
         self.begin(nodes=rules)
         self.found: list[str] = []
-        self.patch(tap.socket, "getaddrinfo", self.look_up)
+        self.patch(socket, "getaddrinfo", self.look_up)
 
     def look_up(self, *_: object, **__: object) -> list[Any]:
         if not self.found:

@@ -10,7 +10,7 @@ from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId, BackendState, Requirements, Role, Target
 from rolemesh.core.report import BackendReport, LastExit, Registration
 from rolemesh.core.routing import Candidate
-from rolemesh.gateway.registry import FORGET, LEASE, Entry, Registry
+from rolemesh.gateway.registry import FORGET, LEASE, Entry, Props, Registry
 
 GPU0 = BackendId("box2", "gpu0")
 GPU1 = BackendId("box2", "gpu1")
@@ -352,18 +352,32 @@ class StateTests(RegistryCase):
     def test_read_fills_gaps(self) -> None:
         """What a server says stands where its node says nothing, also after a heartbeat."""
         self.tell(full(report(slots=2)))
-        self.registry.read(GPU0, slots=4, context=4096, build="b1", tools=False)
+        self.registry.read(GPU0, Props(4, 4096, "b1", tools=False))
         self.tell(full(report(slots=2), generation=1))
         backend = self.entry().backend
         self.assertEqual((backend.slots, backend.context, backend.build), (2, 4096, "b1"))
         self.assertEqual((backend.llama_server, backend.tools), (True, False))
+
+    def test_read_again(self) -> None:
+        """What a server says later takes the place of what it said before."""
+        self.tell(full())
+        self.registry.read(GPU0, Props(1, 4096))
+        self.registry.read(GPU0, Props(4, 8192))
+        self.assertEqual((self.entry().backend.slots, self.entry().backend.context), (4, 8192))
+
+    def test_told_no_more(self) -> None:
+        """What is told no more does not stay: the server's own word counts again."""
+        self.tell(full(report(slots=2)))
+        self.registry.read(GPU0, Props(4))
+        self.tell(full(generation=1))
+        self.assertEqual(self.entry().backend.slots, 4)
 
     def test_signs_of_strangers(self) -> None:
         """Late words about a backend that has left are nothing."""
         self.registry.sign(GPU0, Sign.SERVED)
         self.registry.give(GPU0, 1.0)
         self.registry.learn(GPU0, 1.0, 1.0)
-        self.registry.read(GPU0, slots=1, context=1, build="", tools=None)
+        self.registry.read(GPU0, Props(1, 1))
         self.assertEqual(list(self.registry), [])
 
 

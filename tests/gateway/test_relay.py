@@ -1,6 +1,6 @@
 """The promises of `rolemesh.gateway.relay`: rows C2, C3, B14, B15, B23, P3 and P6 among them."""
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -204,13 +204,23 @@ class PourTests(RelayCase):
     def test_sink_that_cannot_read(self) -> None:
         """A sink that finds no event stream ends the pour, and the upstream with it."""
         self.come(b"a.")
-        self.sink.write = self._refuse  # type: ignore[method-assign]
+        self.patch(self.sink, "write", self._refuse)
         self.failureResultOf(self.pour(), BrokenStream)
         self.assertTrue(self.left)
         self.assert_no_timer()
 
     def _refuse(self, _: bytes) -> None:
         raise BrokenStream("no events")
+
+    def test_B14_less_than_a_line_is_no_progress(self) -> None:
+        """Bytes that complete no line do not set the idle time anew: a drip is silence."""
+        poured = self.pour()
+        for _ in range(3):
+            self.clock.advance(19)
+            self.come(b"x")
+        self.assertNoResult(poured)
+        self.clock.advance(3)
+        self.failureResultOf(poured, Broken)
 
     def test_collector(self) -> None:
         """A collector takes everything and sets no pace."""
@@ -319,17 +329,17 @@ class ClientTests(SynchronousTestCase):
     """The client's side of a relay."""
 
     def setUp(self) -> None:
-        self.request: Any = Written()
+        self.request = cast(Any, Written())
         self.tapped: list[bytes] = []
         self.client = Client(self.request, self.tapped.append, WholeEvents().feed)
 
     def test_half_events_are_held_back(self) -> None:
         """Half an event reaches neither client nor tap before its rest is there."""
-        self.client.write(b"data: 1\n\ndata:")
-        self.client.write(b" 2")
-        self.assertEqual(self.request.data, [b"data: 1\n\n"])
+        self.client.write(b"data: {}\n\ndata:")
+        self.client.write(b" []")
+        self.assertEqual(self.request.data, [b"data: {}\n\n"])
         self.client.write(b"\n\n")
-        self.assertEqual(self.request.data, [b"data: 1\n\n", b"data: 2\n\n"])
+        self.assertEqual(self.request.data, [b"data: {}\n\n", b"data: []\n\n"])
         self.assertEqual(self.tapped, self.request.data)
 
     def test_producer(self) -> None:

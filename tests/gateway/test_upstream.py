@@ -1,6 +1,7 @@
 """The promises of `rolemesh.gateway.upstream`: what treq adds is gone, what comes is bounded."""
 
 import gzip
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +12,7 @@ from rolemesh.core.attempts import Outcome
 from rolemesh.core.model import Backend, BackendId
 from rolemesh.gateway.relay import never, receive
 from rolemesh.gateway.upstream import LONGEST_HEAD, TryFailed, Upstream
-from tests.doubles import wire
+from tests.doubles import raw, wire
 from tests.gateway.memory import Exchange, Net
 
 BODY = '{"model": "coder",  "text": "caf\\u00e9 café"}'.encode()
@@ -25,9 +26,9 @@ class UpstreamCase(SynchronousTestCase):
         self.upstream = Upstream(self.net)
         self.server = self.net.server()
 
-    def send(self, body: bytes = BODY, key: str | None = None, **headers: str) -> Deferred[Any]:
+    def send(self, key: str | None = None, headers: Mapping[str, str] = raw.NONE) -> Deferred[Any]:
         backend = Backend(BackendId("box2", "gpu0"), self.server.url, key=key)
-        coroutine = self.upstream.send(backend, "POST", "/v1/x", body, headers, 2.0)
+        coroutine = self.upstream.send(backend, "POST", "/v1/x", BODY, headers, 2.0)
         sending = Deferred.fromCoroutine(coroutine)
         self.net.turn()
         return sending
@@ -98,7 +99,7 @@ class PlainTests(UpstreamCase):
 
     def test_body_untouched(self) -> None:
         """The body goes as it is, with its length, and with the content type that it was given."""
-        self.send(**{"content-type": "application/json"})
+        self.send(headers={"content-type": "application/json"})
         self.assertEqual(self.exchange.request.body, BODY)
         self.assertEqual(self.header("content-length"), str(len(BODY)))
         self.assertIsNone(self.header("transfer-encoding"))
@@ -106,7 +107,7 @@ class PlainTests(UpstreamCase):
 
     def test_no_names_of_ours(self) -> None:
         """Nothing is sent but what was asked for and what HTTP needs."""
-        self.send(**{"x-request-id": "r1"})
+        self.send(headers={"x-request-id": "r1"})
         names = {name for name, _ in self.exchange.request.headers}
         needed = {"host", "connection", "content-length", "accept-encoding"}
         self.assertEqual(names - needed, {"x-request-id"})

@@ -189,7 +189,7 @@ class ErrorTests(GatewayCase):
         """Fields that reach into a server are 400 and named."""
         for name, value in (("n_discard", -1), ("lora", []), ("id_slot", 0)):
             error = self.assert_refused(
-                self.ask(**{name: value}).answer, 400, "unsupported_parameter"
+                self.ask(CHAT, raw.NONE, **{name: value}).answer, 400, "unsupported_parameter"
             )
             self.assertEqual(error["param"], name)
         self.assertEqual(self.a.work, [])
@@ -197,7 +197,9 @@ class ErrorTests(GatewayCase):
     def test_types(self) -> None:
         """A model that is no string, and a stream that is no boolean, are named."""
         for name, value in (("model", 7), ("stream", "yes")):
-            error = self.assert_refused(self.ask(**{name: value}).answer, 400, "invalid_json")
+            error = self.assert_refused(
+                self.ask(CHAT, raw.NONE, **{name: value}).answer, 400, "invalid_json"
+            )
             self.assertEqual(error["param"], name)
 
     def test_C15_request_id(self) -> None:

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse  # type: ignore[import-not-found
 from starlette.background import BackgroundTask  # type: ignore[import-not-found,unused-ignore]
 
 app = FastAPI()
-client = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None))
+client = httpx.AsyncClient(timeout=60)
 
 
 @app.post("/v1/chat/completions")

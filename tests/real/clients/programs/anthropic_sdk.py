@@ -9,11 +9,12 @@ from tests.real.clients.programs.cases import COLOR, HELLO, UNKNOWN, asked, tell
 url, role = asked()
 client = Anthropic(base_url=url, api_key="none", max_retries=0, timeout=30)
 messages: Any = [{"role": "user", "content": HELLO}]
+GREEDY: Any = {"extra_body": {"temperature": 0}}  # no parameter of this SDK any more
 tools: Any = [{"name": "paint", "description": "Paint it.", "input_schema": COLOR}]
 
 
 def create(**options: Any) -> Any:
-    settings = {"model": role, "messages": messages, "max_tokens": 12, "temperature": 0, **options}
+    settings = {"model": role, "messages": messages, "max_tokens": 12, **GREEDY, **options}
     return client.messages.create(**settings)
 
 
@@ -27,7 +28,7 @@ def message() -> Any:
 
 
 def stream() -> Any:
-    options: Any = {"model": role, "messages": messages, "max_tokens": 12, "temperature": 0}
+    options: Any = {"model": role, "messages": messages, "max_tokens": 12, **GREEDY}
     with client.messages.stream(**options) as events:
         pieces = list(events.text_stream)
         final = events.get_final_message()
@@ -46,7 +47,7 @@ def tool() -> Any:
 
 
 def streamed_tool() -> Any:
-    options: Any = {"model": role, "messages": messages, "max_tokens": 80, "temperature": 0}
+    options: Any = {"model": role, "messages": messages, "max_tokens": 80, **GREEDY}
     with client.messages.stream(tools=tools, **options) as events:
         answer = events.get_final_message()
     call = next(block for block in answer.content if block.type == "tool_use")
@@ -89,6 +90,6 @@ tell(
         "count_tokens": count_tokens,
         "models": models,
         "unknown": lambda: create(model=UNKNOWN),
-        "too_long": lambda: create(messages=[{"role": "user", "content": "hello " * 6000}]),
+        "too_long": lambda: create(messages=[{"role": "user", "content": "hello " * 40000}]),
     }
 )

@@ -22,7 +22,7 @@ def asked() -> tuple[str, str]:
 
 def tell(cases: Mapping[str, Callable[[], Any]]) -> None:
     """Print what each case returned, or what it raised."""
-    print(json.dumps({name: _outcome(case) for name, case in cases.items()}))
+    print(json.dumps({name: _outcome(case) for name, case in cases.items()}, default=str))
 
 
 def _outcome(case: Callable[[], Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """langchain-openai."""
 
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -18,7 +18,7 @@ def model(**options: Any) -> Any:
 
 
 @tool
-def paint(color: str) -> str:
+def paint(color: Literal["red", "blue"]) -> str:
     """Paint it."""
     return f"painted {color}"
 
@@ -26,7 +26,7 @@ def paint(color: str) -> str:
 class Painted(BaseModel):
     """What was painted."""
 
-    color: str
+    color: Literal["red", "blue"]
 
 
 def invoke() -> Any:

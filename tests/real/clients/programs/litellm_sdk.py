@@ -40,7 +40,7 @@ def anthropic() -> Any:
 
 
 def too_long() -> Any:
-    long = [{"role": "user", "content": "hello " * 6000}]
+    long = [{"role": "user", "content": "hello " * 40000}]
     return litellm.completion(
         f"openai/{role}", long, api_base=f"{url}/v1", api_key="none", num_retries=0
     )

@@ -1,7 +1,7 @@
 """openai-agents, which speaks the Responses API."""
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from agents import (
     Agent,
@@ -20,7 +20,7 @@ set_tracing_disabled(True)
 
 
 @function_tool
-def paint(color: str) -> str:
+def paint(color: Literal["red", "blue"]) -> str:
     """Paint it."""
     return f"painted {color}"
 

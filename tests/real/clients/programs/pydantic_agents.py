@@ -1,7 +1,7 @@
 """pydantic-ai with its OpenAI model."""
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
@@ -18,7 +18,7 @@ settings: Any = {"max_tokens": 12, "temperature": 0, "timeout": 30}
 class Painted(BaseModel):
     """What was painted."""
 
-    color: str
+    color: Literal["red", "blue"]
 
 
 def agent(name: str = role, **options: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What survives a restart: one narrow interface, and the databases behind it."""

@@ -1,0 +1,29 @@
+"""The promises of `rolemesh.gateway.store.memory`."""
+
+from rolemesh.gateway.store.interface import Kept, StoreFailed
+from rolemesh.gateway.store.memory import MemoryStore
+from tests.gateway.store import suite
+
+
+class MemoryStoreTests(suite.StoreSuite):
+    """The suite, and that it can fail."""
+
+    def setUp(self) -> None:
+        self.database: dict[str, Kept] = {}
+
+    def make(self) -> MemoryStore:
+        return MemoryStore(self.database)
+
+    async def test_fails(self) -> None:
+        """While it is failing nothing is kept and nothing is told, and then it has to be opened."""
+        store = self.make()
+        await store.open()
+        store.failing = "full"
+        with self.assertRaises(StoreFailed):
+            await store.write({"box2": suite.kept()})
+        with self.assertRaises(StoreFailed):
+            await store.open()
+        store.failing = ""
+        with self.assertRaises(StoreFailed):
+            await store.write({"box2": suite.kept()})
+        self.assertEqual(list(await store.open()), [])
