@@ -12,6 +12,7 @@ from rolemesh.core.poison import Poison
 from rolemesh.core.routing import No
 from rolemesh.gateway.admission import Admission, Grant, Want
 from rolemesh.gateway.attempt import Answer, Attempt, Call
+from rolemesh.gateway.budget import RetryBudget
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import Body
 from rolemesh.gateway.upstream import TryFailed
@@ -29,6 +30,7 @@ class Dispatch:
     _attempt: Attempt
     _memory: Memory
     _poison: Poison = field(factory=Poison)
+    _budget: RetryBudget = field(factory=RetryBudget)
     open_answers: set[Answer] = field(factory=set)
 
     async def open(self, call: Call) -> Answer:
@@ -37,25 +39,43 @@ class Dispatch:
         :raises Refusal: when no backend can answer.
         """
         self._poison.refuse(call.body, self._clock.seconds())
-        while True:
-            want, grant = await self._admitted(call)
-            began = self._clock.seconds()
-            try:
-                answer = await self._attempt.make(call, want.need.role, grant)
-            except TryFailed as failed:
-                grant.release()
-                self._failed(call, want, grant, failed.outcome, began)
-            except BaseException:
-                grant.release()
-                raise
-            else:
-                self._note(call, grant, Outcome.SERVED, began)
-                roomier = self._roomier(want, answer.passed)
-                if roomier is None:
-                    self.open_answers.add(answer)
-                    return answer
-                grant.release()
-                call = evolve(call, wants=(roomier,))
+        self._budget.begin()
+        try:
+            found = await self._once(call)
+            while not isinstance(found, Answer):
+                found = await self._again(found)
+        finally:
+            self._budget.end()
+        self.open_answers.add(found)
+        return found
+
+    async def _again(self, call: Call) -> Answer | Call:
+        """One more try, when there are not too many of its kind."""
+        await self._budget.enter()
+        try:
+            return await self._once(call)
+        finally:
+            self._budget.leave()
+
+    async def _once(self, call: Call) -> Answer | Call:
+        """The answer of one backend, or the call with which to ask another."""
+        want, grant = await self._admitted(call)
+        began = self._clock.seconds()
+        try:
+            answer = await self._attempt.make(call, want.need.role, grant)
+        except TryFailed as failed:
+            grant.release()
+            self._failed(call, want, grant, failed.outcome, began)
+            return call
+        except BaseException:
+            grant.release()
+            raise
+        self._note(call, grant, Outcome.SERVED, began)
+        roomier = self._roomier(want, answer.passed)
+        if roomier is None:
+            return answer
+        grant.release()
+        return evolve(call, wants=(roomier,))
 
     def bytes_at(self, id: BackendId) -> float:
         """When a backend last sent a byte of an answer that is open."""

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rolemesh.gateway.edge import EdgeSite
+from rolemesh.gateway.store.keeper import Keeper
 from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening
 
@@ -17,7 +18,8 @@ LAST_WORDS = 1.0  # seconds for error events to be flushed
 
 
 class GatewayLife(Service):
-    """Listens and watches; on stop it drains: no new requests, `drain` seconds for the others."""
+    """Brings back what was kept, listens and watches; on stop it drains: no new requests, `drain`
+    seconds for the others."""
 
     log = Logger()
 
@@ -28,6 +30,7 @@ class GatewayLife(Service):
         site: EdgeSite,
         watchers: Sequence[Service],
         clients: ClientApi,
+        keeper: Keeper,
         drain: float,
     ) -> None:
         self._clock = clock
@@ -35,12 +38,22 @@ class GatewayLife(Service):
         self._site = site
         self._watchers = watchers
         self._clients = clients
+        self._keeper = keeper
         self.drain = drain
+        self._opening: Deferred[None] | None = None
 
     def startService(self) -> None:
         super().startService()
         for watcher in self._watchers:
             watcher.startService()
+        self._opening = Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        """Listen once the nodes of before are known again, so that nobody is told otherwise."""
+        try:
+            await self._keeper.start()
+        except CancelledError:
+            return
         self.listening.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -48,6 +61,8 @@ class GatewayLife(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
         self._clients.draining = True
         await self._idle_within(GRACE)
         await self.listening.stop()
@@ -57,6 +72,7 @@ class GatewayLife(Service):
         await self._all_read_within(LAST_WORDS)
         for watcher in self._watchers:
             watcher.stopService()
+        await self._keeper.stop()
         self.log.info("drained")
 
     async def _idle_within(self, seconds: float) -> None:

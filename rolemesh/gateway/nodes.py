@@ -32,6 +32,8 @@ from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper, address_of
 from rolemesh.gateway.registry import HEARTBEAT, LEASE, PLAIN_BACKEND, STATIC_NODE, Registry
+from rolemesh.gateway.store.interface import Kept, lasting
+from rolemesh.gateway.store.keeper import Keeper
 
 LONGEST_REPORT = 64 * 1024
 _PATHS = "/v1/nodes/register, /v1/nodes/{node}/heartbeat, /v1/nodes/{node}"
@@ -39,7 +41,8 @@ _PATHS = "/v1/nodes/register, /v1/nodes/{node}/heartbeat, /v1/nodes/{node}"
 
 @define(eq=False)
 class NodeApi:
-    """What nodes may tell a gateway. `resolve` gives the addresses behind a host name."""
+    """What nodes may tell a gateway. `resolve` gives the addresses behind a host name, `now` the
+    time of day."""
 
     _registry: Registry
     _keys: Gatekeeper
@@ -47,6 +50,8 @@ class NodeApi:
     policy: AddressPolicy
     _announce: bool
     _resolve: Callable[[str], Awaitable[Sequence[str]]]
+    _keeper: Keeper
+    _now: Callable[[], float]
 
     log = Logger()
     app = Klein()
@@ -62,7 +67,8 @@ class NodeApi:
     async def register(self, request: EdgeRequest) -> bytes:
         registration = _read(request)
         token = self._keys.node(request, registration.node)
-        accepted = await self._take_in(registration, token, address_of(request))
+        accepted, kept = await self._take_in(registration, token, address_of(request))
+        await self._keeper.keep(kept)
         self.log.info(
             "{node} registered {count} backends",
             node=registration.node,
@@ -79,18 +85,47 @@ class NodeApi:
         token = self._keys.node(request, node)
         if self._registry.stale(registration):
             return _json(request, _accepted(registration, (), ()))
-        return _json(request, await self._take_in(registration, token, address_of(request)))
+        accepted, kept = await self._take_in(registration, token, address_of(request))
+        self._keeper.keep_soon(kept)
+        return _json(request, accepted)
 
     @app.route("/v1/nodes/<node>", methods=["DELETE"])
-    def leave(self, request: EdgeRequest, node: str) -> bytes:
+    async def leave(self, request: EdgeRequest, node: str) -> bytes:
         self._keys.node(request, node)
-        self._registry.deregister(node)
+        if self._registry.node(node) is not None or not self._keeper.holds(node):
+            self._registry.deregister(node)
+        await self._keeper.forget(node)
         self.log.info("{node} left", node=node, **{"rolemesh.node": node})
         return _json(request, {"node": node, "deleted": True})
 
+    async def restore(self, kept: Kept) -> None:
+        """Take in a node of an earlier life of the gateway, as far as today's rules allow it."""
+        told = kept.registration
+        try:
+            token = self._keys.token(kept.token, told.node)
+            backends, _ = await self._judged(told, token, read_address(kept.source))
+        except Refusal as refusal:
+            self.log.warn("{node} is not restored: {why}", node=told.node, why=refusal.message)
+        else:
+            self._registry.restore(told, backends)
+
     async def _take_in(
         self, registration: Registration, token: KeyRecord | None, source: Address | None
-    ) -> Accepted:
+    ) -> tuple[Accepted, Kept]:
+        backends, refused = await self._judged(registration, token, source)
+        self._registry.register(registration, backends)
+        accepted = tuple(backend.id.backend for backend in backends)
+        kept = Kept(
+            lasting(registration, [backend.base_url for backend in backends]),
+            str(source or ""),
+            token.id if token else None,
+            self._now(),
+        )
+        return _accepted(registration, accepted, tuple(refused)), kept
+
+    async def _judged(
+        self, registration: Registration, token: KeyRecord | None, source: Address | None
+    ) -> tuple[Sequence[Backend], Sequence[RefusedBackend]]:
         policy = evolve(self.policy, source=source)
         backends: list[Backend] = []
         refused: list[RefusedBackend] = []
@@ -98,9 +133,7 @@ class NodeApi:
             backend, why = await self._backend(registration, report, token, policy)
             backends.append(backend)
             refused += why
-        self._registry.register(registration, backends)
-        accepted = tuple(backend.id.backend for backend in backends)
-        return _accepted(registration, accepted, tuple(refused))
+        return backends, refused
 
     async def _backend(
         self,

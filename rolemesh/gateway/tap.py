@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -36,6 +37,10 @@ from rolemesh.gateway.records import Records
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.reload import Reload
 from rolemesh.gateway.statics import static_backends
+from rolemesh.gateway.store.interface import NewerSchema, Store, StoreFailed
+from rolemesh.gateway.store.keeper import Keeper
+from rolemesh.gateway.store.memory import MemoryStore
+from rolemesh.gateway.store.sqlite import SqliteStore
 from rolemesh.gateway.upstream import Upstream
 from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening, ServiceOptions, Signals, refuse
@@ -81,14 +86,26 @@ def makeService(options: Options) -> MultiService:
     """The gateway as twistd runs it."""
     from twisted.internet import reactor  # importing it earlier would choose it for everybody
 
-    return gateway_service(reactor, options.settings, options.config_path, options.endpoints)
+    store = _sqlite(reactor, options.state_dir / "state.db")
+    return gateway_service(reactor, options.settings, options.config_path, options.endpoints, store)
+
+
+def _sqlite(reactor: Any, path: Path) -> SqliteStore:
+    """The store in its file; one that cannot be used yet is tried again while the gateway runs."""
+    store = SqliteStore(reactor, path, time.time)
+    try:
+        with suppress(StoreFailed):
+            store.prepare()
+    except NewerSchema as error:
+        refuse([str(error)])
+    return store
 
 
 def gateway_service(
-    reactor: Any, settings: GatewaySettings, path: Path, endpoints: Sequence[str]
+    reactor: Any, settings: GatewaySettings, path: Path, endpoints: Sequence[str], store: Store
 ) -> MultiService:
     """A gateway with all of its objects, not yet listening."""
-    life, reload = build(reactor, settings, path, endpoints)
+    life, reload = build(reactor, settings, path, endpoints, store)
     service = MultiService()
     Signals(reactor, reload, life.hurry).setServiceParent(service)
     life.setServiceParent(service)
@@ -96,21 +113,28 @@ def gateway_service(
 
 
 def build(
-    reactor: Any, settings: GatewaySettings, path: Path, endpoints: Sequence[str]
+    reactor: Any,
+    settings: GatewaySettings,
+    path: Path,
+    endpoints: Sequence[str],
+    store: Store | None = None,
 ) -> tuple[GatewayLife, Reload]:
-    """The gateway's one running object, and what a SIGHUP does to it."""
+    """The gateway's one running object, and what a SIGHUP does to it. Without a store a restart
+    forgets the nodes."""
     random = SystemRandom()
     registry = Registry(reactor, settings.nodes.announce)
     upstream = Upstream(reactor)
     records = Records(reactor, time.time)
     memory = Memory()
     registry.on_gone.append(memory.forget)
+    registry.on_down.append(memory.forget)
     admission = Admission(reactor, registry, random)
     progress = Progress(reactor, registry, upstream, lambda id: dispatch.bytes_at(id))
     attempt = Attempt(reactor, upstream, progress)
     dispatch = Dispatch(reactor, registry, admission, attempt, memory)
     keys = _gatekeeper(reactor, settings)
     book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
+    keeper = Keeper(reactor, store or MemoryStore(), lambda kept: nodes.restore(kept))
     nodes = NodeApi(
         registry,
         keys,
@@ -118,6 +142,8 @@ def build(
         _address_policy(settings, endpoints),
         settings.nodes.announce,
         lambda host: _resolve(reactor, host),
+        keeper,
+        time.time,
     )
     clients = ClientApi(
         reactor,
@@ -130,6 +156,7 @@ def build(
         records,
         memory,
         int(time.time()),
+        keeper,
     )
     registry.set_static(static_backends(settings.roles.values()))
     site = build_site(
@@ -141,7 +168,9 @@ def build(
     )
     listening = Listening(reactor, endpoints, site)
     checks = Checks(reactor, registry, upstream, random.random)
-    life = GatewayLife(reactor, listening, site, (checks, progress), clients, settings.drain)
+    life = GatewayLife(
+        reactor, listening, site, (checks, progress), clients, keeper, settings.drain
+    )
     return life, Reload(path, registry, clients, nodes, life)
 
 

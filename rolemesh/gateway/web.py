@@ -25,6 +25,7 @@ from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper
 from rolemesh.gateway.records import Record, Records, score_json
 from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.store.keeper import Keeper
 from rolemesh.gateway.warmth import KeepWarm
 
 LONGEST_WAIT = 600.0
@@ -47,6 +48,7 @@ class ClientApi:
     _records: Records
     _memory: Memory
     _created: int
+    _keeper: Keeper
     draining: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
     _idle: Deferred[None] | None = field(default=None, init=False)
@@ -74,8 +76,13 @@ class ClientApi:
             name: {"ready": standing.ready, "total": standing.total, "missing": standing.missing}
             for name, standing in standings.items()
         }
-        status = "ready" if good else "draining" if self.draining else "unavailable"
-        return _json(request, {"status": status, "roles": told})
+        return _json(request, {"status": self._status(good), "roles": told})
+
+    def _status(self, good: bool) -> str:
+        """In a word; degraded means that it serves, and would forget new nodes in a restart."""
+        if not good:
+            return "draining" if self.draining else "unavailable"
+        return "degraded" if self._keeper.trouble else "ready"
 
     @app.route("/v1/models", methods=["GET", "HEAD"])
     def models(self, request: EdgeRequest) -> bytes:

@@ -85,7 +85,7 @@ class Bucket:
 
 
 class ServerLog:
-    """The lines of one server, over all its starts."""
+    """The lines of one server, over all its starts; `count` is how many there have been."""
 
     _log = Logger()
 
@@ -95,6 +95,7 @@ class ServerLog:
         self._ring: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._bucket = Bucket(clock, LINES_PER_SECOND)
         self._dropped = 0
+        self.count = 0
 
     def begin(self, secrets: Iterable[str]) -> None:
         """A new process writes: its lines alone are kept, and these words are never shown."""
@@ -110,6 +111,7 @@ class ServerLog:
         return [harmless(line, self._secrets) for line in list(self._ring)[-count:]]
 
     def _take(self, lines: list[bytes]) -> None:
+        self.count += len(lines)
         self._ring.extend(lines[-KEPT_LINES:])
         passing = self._bucket.take(len(lines))
         if passing and self._dropped:

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rolemesh.config.node import Restart, Run
 from rolemesh.core.endings import Ending, Reason
+from rolemesh.core.vigil import Patience, Pulse, Signs
 from rolemesh.node.host import base_url
 from rolemesh.node.process import Child
 
@@ -43,12 +44,26 @@ class CannotStart(Exception):
         self.ending = Ending(reason, detail)
 
 
+class Unkillable(CannotStart):
+    """A process of an earlier start is still there."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.UNKILLABLE, detail)
+
+
 class Stranger(Exception):
     """Whoever answers on the port is not the server that we started there."""
 
 
 class Ground(Protocol):
     """Where servers run; `node.machine.Machine` is this machine."""
+
+    async def make_room(self, run: Run) -> None:
+        """End what an earlier start left, and see that there is a model and a GPU to run it on.
+
+        :raises Unkillable: when what is left would not go.
+        :raises CannotStart: when it cannot run here now.
+        """
 
     def open_door(self, run: Run) -> Door:
         """A free place to answer, with a fresh key.
@@ -61,6 +76,18 @@ class Ground(Protocol):
 
         :raises CannotStart: when no process can be made.
         """
+
+    async def record(self, run: Run, door: Door, pid: int) -> None:
+        """Write down which process it is, as far as the disk lets us."""
+
+    def forget(self, run: Run) -> None:
+        """Its process is gone."""
+
+    def signs(self, run: Run, pid: int) -> Signs:
+        """What shows whether it works."""
+
+    def lost_gpu(self, run: Run) -> str:
+        """Why a GPU that it uses is lost, empty while none is."""
 
     def kernel_kills(self) -> int:
         """How often the kernel killed for want of memory until now."""
@@ -75,8 +102,8 @@ class Asking(Protocol):
         :raises Stranger: when another program answers.
         """
 
-    async def watch_slots(self, door: Door, busy: Callable[[int | None], None]) -> None:
-        """Tell for ever how many slots work, None when the server does not say."""
+    async def watch_slots(self, door: Door, tell: Callable[[Pulse], None]) -> None:
+        """Tell for ever what its slots do."""
 
 
 @frozen
@@ -89,3 +116,4 @@ class Means:
     restart: Restart
     grace: float
     random: Callable[[], float]
+    patience: Patience = Patience()

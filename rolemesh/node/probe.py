@@ -10,12 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from rolemesh.config.node import Health
+from rolemesh.core.vigil import LOOK_EVERY, Pulse
 from rolemesh.node.calls import Answer, Caller
 from rolemesh.node.means import Door, Facts, Stranger
 
 LARGE = 1024 * 1024  # bytes; /props carries the model's chat template
 FIRST_PAUSE = 0.1  # seconds between the first questions; doubles up to the configured interval
-BUSY_EVERY = 2.0  # seconds at least: asked more often, a server is late to see clients leave
 
 
 class Probe:
@@ -43,12 +43,15 @@ class Probe:
             await deferLater(self._clock, pause)
             pause = min(2 * pause, self._health.interval)
 
-    async def watch_slots(self, door: Door, busy: Callable[[int | None], None]) -> None:
-        """Tell for ever how many slots work, None when the server does not say."""
+    async def watch_slots(self, door: Door, tell: Callable[[Pulse], None]) -> None:
+        """Tell for ever what its slots do; asked more often, it would see late that clients leave.
+
+        Silence is told as such: nobody may take the last answer for a new one.
+        """
         while True:
             answer = await self._ask(door, "/slots", door.key)
-            busy(_busy_slots(answer))
-            await deferLater(self._clock, max(BUSY_EVERY, self._health.interval))
+            tell(Pulse() if answer is None else _pulse(_json(answer)))
+            await deferLater(self._clock, max(LOOK_EVERY, self._health.interval))
 
     async def _identify(self, door: Door) -> Facts | None:
         """The facts; None when it stopped answering meanwhile.
@@ -87,11 +90,21 @@ def _facts(answer: Answer, alias: str) -> Facts:
     )
 
 
-def _busy_slots(answer: Answer | None) -> int | None:
-    slots = _json(answer) if answer is not None and answer.status == 200 else None
+def _pulse(slots: Any) -> Pulse:
     if not isinstance(slots, list):
-        return None
-    return sum(isinstance(slot, dict) and slot.get("is_processing") is True for slot in slots)
+        return Pulse(answered=True)
+    busy = [slot for slot in slots if isinstance(slot, dict) and slot.get("is_processing") is True]
+    written = [_written(slot) for slot in busy]
+    read = [(slot.get("id_task"), slot.get("n_prompt_tokens_processed")) for slot in busy]
+    produced = tuple(map(str, zip(read, written, strict=True)))
+    return Pulse(True, len(busy), produced, reading=not all(written))
+
+
+def _written(slot: dict[str, Any]) -> int:
+    """The tokens that a slot has written; where a build does not tell, none."""
+    next_token = slot.get("next_token")
+    last = next_token[-1] if isinstance(next_token, list) and next_token else next_token
+    return _count(last.get("n_decoded")) if isinstance(last, dict) else 0
 
 
 def _json(answer: Answer) -> Any:

@@ -1,26 +1,45 @@
 """One llama-server's life, performed: what the table in `core.lifecycle` orders is done here."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import partial
+from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rolemesh.config.node import Run
 from rolemesh.core import lifecycle
-from rolemesh.core.endings import REMEMBERED, Ending, Reason, classify, pause
+from rolemesh.core.endings import (
+    LOOP_ENDINGS,
+    LOOP_PAUSE,
+    REMEMBERED,
+    Ending,
+    Reason,
+    classify,
+    looping,
+    pause,
+)
 from rolemesh.core.lifecycle import Action, Event
 from rolemesh.core.model import BackendState as State
+from rolemesh.core.vigil import LOOK_EVERY, Pulse, Signs, loading_progress, verdict
+from rolemesh.node.judge import Judge
 from rolemesh.node.logs import ServerLog
-from rolemesh.node.means import CannotStart, Door, Facts, Means, Stranger
+from rolemesh.node.means import CannotStart, Door, Facts, Means, Stranger, Unkillable
 from rolemesh.node.process import Child, Exit
 
 HEARD_LINES = 60  # of the log, where the cause of an exit is looked for
+KILL_PATIENCE = 5.0  # seconds that SIGKILL may take
+LOOK_AGAIN = 10.0  # seconds between looks at a process that outlived it
 
-_ALIVE = frozenset({State.STARTING, State.LOADING, State.READY})
+_LOADING = frozenset({State.STARTING, State.LOADING})
+_ALIVE = _LOADING | {State.READY, State.SUSPECT}
+_PAUSING = frozenset({State.BACKOFF, State.CRASH_LOOP})
+_EXPLAINED = _PAUSING | {State.REPLACING, State.UNKILLABLE, State.GPU_LOST}
 
 
 class Server:
@@ -33,28 +52,33 @@ class Server:
         self.state = State.STOPPED
         self.door: Door | None = None
         self.facts = Facts()
-        self.busy: int | None = None
+        self.signs = Signs()
         self.last_ending: Ending | None = None
         self.log = ServerLog(means.clock, run.id)
         self._means = means
         self._changed = changed
+        self._pulse = Pulse()
+        self._judge = Judge(means.clock, LOOK_EVERY, self._progress, self._judged)
         self._events: deque[Event] = deque()
         self._handling = False
         self._spawn = 0
         self._spawned_at = 0.0
         self._kills_before = 0
         self._child: Child | None = None
+        self._verdict: Ending | None = None
         self._endings: tuple[Ending, ...] = ()
-        self._stranger = ""
+        self._ends: deque[float] = deque(maxlen=LOOP_ENDINGS + 1)
         self._timer: IDelayedCall | None = None
-        self._questions: Deferred[None] | None = None
+        self._task: Deferred[Any] | None = None
         self._stopped: list[Deferred[None]] = []
         self._perform: Mapping[Action, Callable[[], None]] = {
-            Action.SPAWN: self._run_server,
+            Action.SPAWN: self._begin,
             Action.PROBE: self._ask,
             Action.SETTLE: self._settle,
             Action.FORGIVE: self._forgive,
             Action.WAIT: self._wait,
+            Action.REST: self._rest,
+            Action.WATCH: self._watch,
             Action.TERMINATE: self._terminate,
             Action.KILL: self._kill,
         }
@@ -64,7 +88,7 @@ class Server:
         self._handle(Event.START)
 
     def stop(self) -> Deferred[None]:
-        """End it for good. Fires when the process is gone."""
+        """End it for good. Fires when the process is gone, or when even SIGKILL does not end it."""
         self._handle(Event.STOP)
         done: Deferred[None] = Deferred()
         if self.state is State.STOPPED:
@@ -78,6 +102,28 @@ class Server:
         if self._child is not None:
             self._child.kill()
 
+    def gpus_changed(self) -> None:
+        """NVML has told something new."""
+        lost = self._means.ground.lost_gpu(self.run)
+        if lost and self.state in _ALIVE:
+            self._verdict = Ending(Reason.GPU_LOST, lost, uptime=self.age)
+        self._handle(Event.LOST if lost else Event.FOUND)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, which also leads the session of all that it forks."""
+        return self._child.pid if self._child is not None else None
+
+    @property
+    def busy(self) -> int | None:
+        """How many slots work; None when it does not say."""
+        return self._pulse.busy
+
+    @property
+    def still(self) -> float:
+        """For how many seconds it has made no progress."""
+        return self._judge.still
+
     @property
     def restarts(self) -> int:
         return max(0, self._spawn - 1)
@@ -90,7 +136,7 @@ class Server:
     @property
     def retry_in(self) -> float | None:
         """Seconds to the next start, None unless it pauses."""
-        if self.state is not State.BACKOFF or self._timer is None:
+        if self.state not in _PAUSING or self._timer is None:
             return None
         return self._timer.getTime() - self._means.clock.seconds()
 
@@ -122,10 +168,11 @@ class Server:
         self.state = state
         self._cancel_timer()
         if state not in _ALIVE:
-            self._stop_asking()
+            self._judge.stop()
+            self._cancel_task()
 
     def _announce(self, before: State) -> None:
-        why = f" ({self.last_ending})" if self.state is State.BACKOFF else ""
+        why = f" ({self._verdict or self.last_ending})" if self.state in _EXPLAINED else ""
         self._logger.info(
             "{backend}: {before} -> {state}{why}",
             before=before.value,
@@ -143,28 +190,40 @@ class Server:
         for done in waiting:
             done.callback(None)
 
-    def _run_server(self) -> None:
+    def _begin(self) -> None:
         self._spawn += 1
         self._spawned_at = self._means.clock.seconds()
         self._kills_before = self._means.ground.kernel_kills()
-        self.facts, self.busy, self._stranger = Facts(), None, ""
-        exited = partial(self._exited, self._spawn)
-        self._child = Child(self.log.cutter(), self.log.cutter(), exited)
+        self.facts, self.signs, self._pulse, self._verdict = Facts(), Signs(), Pulse(), None
+        self._work(self._run_server(self._spawn))
+
+    async def _run_server(self, spawn: int) -> Event:
         try:
-            self.door = self._means.ground.open_door(self.run)
-            secrets = self._means.ground.run_server(self.run, self.door, self._child)
+            await self._means.ground.make_room(self.run)
+            self._run_child(Child(self.log.cutter(), self.log.cutter(), partial(self._exited, spawn)))
+        except CancelledError:
+            raise
         except CannotStart as problem:
-            self._child = None
             self._remember(problem.ending)
-            self._handle(Event.FAILED)
-        else:
-            self.log.begin(secrets)
-            self._handle(Event.SPAWNED)
+            return Event.BLOCKED if isinstance(problem, Unkillable) else Event.FAILED
+        except Exception:
+            self._logger.failure("{backend}: its start broke", backend=self.run.id)
+            self._remember(Ending(Reason.UNKNOWN, "a fault of the agent; its log tells more"))
+            return Event.FAILED
+        return Event.SPAWNED
+
+    def _run_child(self, child: Child) -> None:
+        ground = self._means.ground
+        self.door = ground.open_door(self.run)
+        secrets = ground.run_server(self.run, self.door, child)
+        self._child = child
+        self.log.begin(secrets)
 
     def _exited(self, spawn: int, status: Exit) -> None:
         if spawn != self._spawn or self._child is None:
             return
         self._child = None
+        self._means.ground.forget(self.run)
         if self.state is not State.STOPPING:
             self._remember(self._cause(status))
         self._handle(Event.EXITED)
@@ -172,34 +231,34 @@ class Server:
     def _cause(self, status: Exit) -> Ending:
         lines = self.log.tail(HEARD_LINES)
         uptime = self.age
-        if self._stranger:
-            return Ending(Reason.PORT_IN_USE, self._stranger, tuple(lines), uptime)
+        if self._verdict is not None:
+            return evolve(self._verdict, lines=tuple(lines), uptime=uptime)
         killed = self._means.ground.kernel_kills() > self._kills_before
         return classify(status.code, status.signal, lines, out_of_memory=killed, uptime=uptime)
 
     def _remember(self, ending: Ending) -> None:
-        self.last_ending = ending
+        self.last_ending, self._verdict = ending, None
         self._endings = (*self._endings, ending)[-REMEMBERED:]
-        self.busy = None
+        self._ends.append(self._means.clock.seconds())
+        self._pulse = Pulse()
 
     def _ask(self) -> None:
         assert self.door is not None  # a SPAWNED server has one
-        asking = Deferred.fromCoroutine(self._conversation(self._spawn, self.door))
-        self._questions = asking
-        asking.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        asking.addErrback(self._broken)
+        self._judge.start()
+        self._work(self._conversation(self.door))
 
-    async def _conversation(self, spawn: int, door: Door) -> None:
+    async def _conversation(self, door: Door) -> Event:
+        """Recorded first: no traffic may come to a process that a next agent would not know."""
         probe = self._means.probe
+        await self._means.ground.record(self.run, door, self.pid or 0)
         try:
-            facts = await probe.until_ready(door, partial(self._handle, Event.ANSWERED))
+            self._learn(await probe.until_ready(door, partial(self._handle, Event.ANSWERED)))
         except Stranger as stranger:
-            self._stranger = f"another program answers there: {stranger}"
-            self._handle(Event.STRANGER)
-            return
-        if spawn == self._spawn:
-            self._learn(facts)
-            await probe.watch_slots(door, self._note_busy)
+            detail = f"another program answers there: {stranger}"
+            self._verdict = Ending(Reason.PORT_IN_USE, detail)
+            return Event.STRANGER
+        await probe.watch_slots(door, self._hear)
+        raise AssertionError("slots are watched for ever")
 
     def _learn(self, facts: Facts) -> None:
         self.facts = facts
@@ -212,11 +271,32 @@ class Server:
             )
         self._handle(Event.HEALTHY)
 
-    def _note_busy(self, slots: int | None) -> None:
-        self.busy = slots
+    def _hear(self, pulse: Pulse) -> None:
+        self._pulse = pulse
+
+    def _work(self, coroutine: Coroutine[Deferred[Any], Any, Event]) -> None:
+        """Do what takes time; it belongs to the states in which it may go on."""
+        self._task = task = Deferred.fromCoroutine(coroutine)
+        task.addCallbacks(self._handle, self._broken)
 
     def _broken(self, failure: Failure) -> None:
-        self._logger.failure("{backend}: its probe broke", failure, backend=self.run.id)
+        if not failure.check(CancelledError):
+            self._logger.failure("{backend}: its probe broke", failure, backend=self.run.id)
+
+    def _progress(self) -> Hashable:
+        """What the judge sees at each look."""
+        self.signs = self._means.ground.signs(self.run, self.pid or 0)
+        if self.state in _LOADING:
+            return loading_progress(self.signs, self.log.count)
+        return self._pulse.progress(self.signs)
+
+    def _judged(self, still: float) -> None:
+        event = verdict(self.state, still, self._means.patience)
+        if event in (Event.HUNG, Event.WEDGED):
+            reason = Reason.HUNG if event is Event.HUNG else Reason.WEDGED
+            self._verdict = Ending(reason, f"no progress for {still:.0f} s, {self.state.value}")
+        if event is not None:
+            self._handle(event)
 
     def _settle(self) -> None:
         self._later(self._means.restart.reset_after, Event.STEADY)
@@ -226,16 +306,43 @@ class Server:
 
     def _wait(self) -> None:
         restart = self._means.restart
-        wait = pause(self._endings, restart.first, restart.longest, self._means.random())
-        self._later(wait, Event.ELAPSED)
+        if self._means.ground.lost_gpu(self.run):
+            self._handle(Event.LOST)
+        elif looping(self._ends, self._means.clock.seconds()):
+            self._handle(Event.LOOPING)
+        else:
+            wait = pause(self._endings, restart.first, restart.longest, self._means.random())
+            self._later(wait, Event.ELAPSED)
+
+    def _rest(self) -> None:
+        self._later(max(LOOP_PAUSE, self._means.restart.longest), Event.ELAPSED)
+
+    def _watch(self) -> None:
+        self._work(self._until_gone())
+
+    async def _until_gone(self) -> Event:
+        """A child of ours tells its end by itself; that of another agent has to be looked for."""
+        while True:
+            await deferLater(self._means.clock, LOOK_AGAIN)
+            try:
+                await self._means.ground.make_room(self.run)
+            except Unkillable:
+                continue
+            except CannotStart:
+                pass  # the next start will say so
+            if self._child is None:
+                return Event.EXITED
 
     def _terminate(self) -> None:
-        if self._child is not None:
-            self._child.terminate()
+        if self._child is None:
+            self._handle(Event.EXITED)
+            return
+        self._child.terminate()
         self._later(self._means.grace, Event.OVERDUE)
 
     def _kill(self) -> None:
         self.kill()
+        self._later(KILL_PATIENCE, Event.DEFIANT)
 
     def _later(self, seconds: float, event: Event) -> None:
         self._cancel_timer()
@@ -250,7 +357,7 @@ class Server:
         if timer is not None:
             timer.cancel()
 
-    def _stop_asking(self) -> None:
-        questions, self._questions = self._questions, None
-        if questions is not None:
-            questions.cancel()
+    def _cancel_task(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()

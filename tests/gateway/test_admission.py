@@ -200,6 +200,9 @@ class TurnTests(AdmissionCase):
     def test_roles_share_a_backend(self) -> None:
         """A slot that becomes free goes to whoever waits longest, whatever the role."""
         writer = Role("writer", use=CODER.use)
+        gone = self.acquire()
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
         self.clock.advance(1)
         self.queue("writer", role=writer)
         self.clock.advance(1)

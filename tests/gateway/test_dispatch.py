@@ -158,9 +158,9 @@ class AgainTests(DispatchCase):
         """A failed try gives its slot back."""
         a, b = self.net.server(), self.net.server()
         self.start(role(a, b, slots=1))
-        for _ in range(3):
+        for number in range(3):
             client = self.ask()
-            fault(a.work[-1])
+            fault(a.work[number])
             self.turn()
             self.serve(b)
             self.assert_served(client, "coder-2")

@@ -117,6 +117,14 @@ class ReloadTests(GatewayCase):
         self.assertEqual(self.ready("writer"), (1, 1))
         self.assertEqual(self.served_by(self.b, "writer"), 200)
 
+    def test_nodes_are_judged_anew(self) -> None:
+        """What a node reports is judged by the roles of the new file."""
+        backend = {"id": "gpu0", "base_url": self.b.url, "model": "qwen", "context": 4096}
+        node = {"node": "box2", "instance": "one", "backends": [backend]}
+        self.again("roles: {writer: {use: qwen, require: {context: 64k}}}")
+        (refused,) = self.post("/v1/nodes/register", node).json["refused"]
+        self.assertIn("not in 'writer'", refused["message"])
+
     def test_waiting_requests(self) -> None:
         """A request that waits for a slot is served when the file allows more of them."""
         self.again(f"roles: {{coder: {{use: [{{url: {self.a.url}, slots: 1}}]}}}}")

@@ -8,7 +8,7 @@ from attrs import field, frozen
 from msgspec.structs import replace
 
 from rolemesh.core.model import BackendState
-from rolemesh.core.report import BackendReport, GpuReport, Registration
+from rolemesh.core.report import BackendReport, Registration
 
 
 class StoreFailed(Exception):
@@ -69,9 +69,7 @@ def lasting(registration: Registration, base_urls: Sequence[str]) -> Registratio
     return replace(
         registration,
         backends=tuple(_lasting_backend(report, url) for report, url in pairs),
-        gpus=tuple(
-            GpuReport(gpu.uuid, gpu.name, gpu.index, gpu.memory_total) for gpu in registration.gpus
-        ),
+        gpus=(),
     )
 
 
