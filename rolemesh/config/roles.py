@@ -113,6 +113,10 @@ def _wait(place: Place) -> float | None:
     return None if place.value == "auto" else duration(place)
 
 
+def _keep_warm(place: Place) -> float | None:
+    return None if place.value == "off" else some_time(place)
+
+
 def _rescue(place: Place) -> bool:
     if place.value not in ("continue", "off"):
         raise place.expected("continue or off")
@@ -209,7 +213,7 @@ ROLE_KEYS: Mapping[str, Reader[Any]] = {
     "timeout": built(
         Timeouts, connect=some_time, first_byte=some_time, idle=some_time, total=some_time
     ),
-    "queue": built(QueueLimits, max=whole(0, 1_000_000), wait=_wait),
+    "queue": built(QueueLimits, max=whole(0, 1_000_000), wait=_wait, keep_warm=_keep_warm),
     "rescue": _rescue,
     "assemble": boolean,
 }

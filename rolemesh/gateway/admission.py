@@ -12,6 +12,8 @@ from rolemesh.core.model import Backend, BackendId
 from rolemesh.core.routing import Decision, Go, Need, No, Random, Score, decide
 from rolemesh.gateway.registry import Entry, Registry
 
+LOOK_AGAIN = 5.0  # seconds, at a load that outlasts a deadline
+
 
 @frozen
 class Want:
@@ -122,6 +124,11 @@ class Admission:
             waiting.late.cancel()
 
     def _too_late(self, waiting: _Waiting) -> None:
+        """Its time is up, unless a model is being loaded for it: that stops the clock."""
+        decision = self.decide(waiting.want)
+        if isinstance(decision, No) and _loads(decision):
+            waiting.late = self._clock.callLater(LOOK_AGAIN, self._too_late, waiting)
+            return
         queue = self._queues[waiting.want.need.role.name]
         refusal = self._saturated(waiting.want, queue)
         self._leave(waiting)
@@ -150,7 +157,7 @@ class Admission:
                 waited = self._clock.seconds() - waiting.since
                 waiting.granted.callback(self._grant(waiting.want, decision, waited))
                 return True
-            if isinstance(decision, No):
+            if isinstance(decision, No) and not _loads(decision):
                 self._leave(waiting)
                 waiting.granted.errback(decision.refusal)
                 return True
@@ -186,6 +193,10 @@ def _seconds_of(want: Want, entry: Entry) -> float:
     cached, _ = want.cached(entry.backend.id)
     unread = max(0, want.need.tokens - cached)
     return unread / entry.read_rate + want.output / entry.write_rate
+
+
+def _loads(decision: No) -> bool:
+    return decision.refusal.code == "model_loading"
 
 
 def _like_any_other(need: Need) -> bool:

@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from rolemesh.core.affinity import Memory, paid
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.errors import KINDS, Refusal
 from rolemesh.core.health import Sign
@@ -35,6 +36,7 @@ class Delivery:
     _registry: Registry
     _records: Records
     _dispatch: Dispatch
+    _memory: Memory
 
     log = Logger()
 
@@ -62,6 +64,7 @@ class Delivery:
             record.code = passed.code
             request.setHeader("x-should-retry", "false")
         record.usage = answer.usage
+        self._compare_cache(record)
         self._head(answer, call, request, {"content-type": "application/json"})
         request.setHeader("content-length", str(len(body)))
         request.write(body)
@@ -84,6 +87,7 @@ class Delivery:
             raise CancelledError() from None
         finally:
             call.record.usage = tap.ending().usage
+            self._compare_cache(call.record)
 
     async def _pour(self, answer: Answer, call: Call, request: EdgeRequest, tap: TailTap) -> None:
         """Pour the answer, and where its role wants that, its rest from another backend."""
@@ -206,6 +210,15 @@ class Delivery:
         request.setResponseCode(answer.status)
         for name, value in {**headers, **_told(call.record)}.items():
             request.setHeader(name, value)
+
+    def _compare_cache(self, record: Record) -> None:
+        """Hold what was believed of a cache against what was found; a false belief is dropped."""
+        found = record.usage.cached
+        if found is None or record.backend is None or not record.believed:
+            return
+        record.route += f"; found={found}"
+        if not paid(record.believed, found):
+            self._memory.forget(record.backend)
 
     def _learn(self, record: Record) -> None:
         timings, named = record.usage.timings, record.usage.model

@@ -228,6 +228,7 @@ class NodeApi:
                     "ready": entry.ready,
                     "state": entry.note() or entry.health.condition.value,
                     "in_flight": entry.in_flight,
+                    "orphaned_slots": entry.orphaned,
                     "mismatches": entry.mismatches,
                     "restarts": entry.report.restarts if entry.report else 0,
                 }

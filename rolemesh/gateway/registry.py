@@ -80,6 +80,12 @@ class Entry:
         routable = self.leased and self.node_state is BackendState.READY and not self.draining
         return routable and self.health.condition in (Condition.UP, Condition.EJECTED)
 
+    @property
+    def orphaned(self) -> int:
+        """Slots that the node reports busy, with nobody of ours waiting for what they make."""
+        busy = self.report.slots_busy if self.report is not None else None
+        return busy or 0 if not self.in_flight else 0
+
     def note(self) -> str:
         """The node's own words for what keeps the backend from serving; empty when nothing does."""
         if not self.leased:

@@ -20,12 +20,14 @@ from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import AddressPolicy, read_network
 from rolemesh.core.affinity import Memory
 from rolemesh.core.errors import Refusal
+from rolemesh.core.openai import Api
 from rolemesh.core.roles import RoleBook
 from rolemesh.gateway.admission import Admission
 from rolemesh.gateway.attempt import Attempt
 from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge import Limits, build_site
+from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.front import Front
 from rolemesh.gateway.health import Checks
 from rolemesh.gateway.keys import Gatekeeper
@@ -46,6 +48,7 @@ from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening, ServiceOptions, Signals, refuse
 
 LONGEST_BODY = 32 * 2**20
+_CLIENT_PATHS = frozenset(api.value.encode() for api in Api)
 CONNECTIONS = 2048  # of one address, which may be a balancer's
 
 _log = Logger()
@@ -152,7 +155,7 @@ def build(
         registry,
         admission,
         dispatch,
-        Delivery(reactor, registry, records, dispatch),
+        Delivery(reactor, registry, records, dispatch, memory),
         records,
         memory,
         int(time.time()),
@@ -165,6 +168,7 @@ def build(
         lambda: uuid4().hex,
         Limits(body_bytes=LONGEST_BODY, address_connections=CONNECTIONS),
         _refused_at_the_edge,
+        lambda request: _screen(request, keys),
     )
     listening = Listening(reactor, endpoints, site)
     checks = Checks(reactor, registry, upstream, random.random)
@@ -197,6 +201,12 @@ def _resolve(reactor: Any, host: str) -> Deferred[list[str]]:
         return [str(address[0]) for *_, address in found]
 
     return deferToThreadPool(reactor, reactor.getThreadPool(), look_up)
+
+
+def _screen(request: EdgeRequest, keys: Gatekeeper) -> None:
+    """Refuse a client without a good key before its body is read."""
+    if request.path in _CLIENT_PATHS:
+        keys.client(request)
 
 
 def _refused_at_the_edge(refusal: Refusal, request_id: str, address: str) -> None:

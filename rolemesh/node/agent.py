@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults
-from twisted.internet.defer import TimeoutError as TooLate
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -16,13 +14,11 @@ from rolemesh.node.machine import Machine
 from rolemesh.node.reporter import Reporter
 from rolemesh.node.supervisor import Server
 
-UNKILLABLE = 5.0  # seconds beyond the grace, after which a process that SIGKILL leaves is left
-
 
 class Servers:
     """This node's llama-servers, one for each entry of the file.
 
-    They start when their address is known; those that name GPUs also wait for NVML's first word.
+    What an earlier agent left is ended before the first one starts. They start when their address is known; those that name GPUs also wait for NVML's first word.
     """
 
     def __init__(
@@ -35,6 +31,8 @@ class Servers:
         self._gpus = gpus
         self._lock = DeferredLock()
         self._closed = False
+        self._first = True
+        gpus.on_sample.append(self._gpus_changed)
 
     async def run(self, runs: Iterable[Run]) -> None:
         """Run these and no others; an entry that is the same as before is not touched."""
@@ -44,17 +42,25 @@ class Servers:
         finally:
             self._lock.release()
 
-    def stop(self) -> Deferred[list[None]]:
-        """Stop all at once, for good. Fires when all are gone."""
+    async def stop(self) -> None:
+        """Stop all at once, for good, until all are gone or given up."""
         self._closed = True
-        return gatherResults([server.stop() for server in self.running])
+        await gatherResults([server.stop() for server in self.running])
+        await self._machine.settle()
 
     def kill(self) -> None:
         """End all this instant."""
         for server in self.running:
             server.kill()
 
+    def _gpus_changed(self) -> None:
+        for server in self.running:
+            server.gpus_changed()
+
     async def _replace(self, wanted: dict[str, Run]) -> None:
+        if self._first:
+            await self._machine.end_survivors()
+            self._first = False
         staying = {s.run.id: s for s in self.running if wanted.get(s.run.id) == s.run}
         await self._end([s for s in self.running if s.run.id not in staying])
         self.running = tuple(staying.get(id) or self._make(run) for id, run in wanted.items())
@@ -76,7 +82,7 @@ class Servers:
 
 
 def _names_gpus(server: Server) -> bool:
-    return bool(server.run.gpu.all or server.run.gpu.names)
+    return server.run.gpu.wanted
 
 
 class Agent(Service):
@@ -86,19 +92,15 @@ class Agent(Service):
 
     def __init__(
         self,
-        clock: IReactorTime,
         runs: tuple[Run, ...],
         servers: Servers,
         gpus: Gpus,
         reporter: Reporter,
-        grace: float,
     ) -> None:
-        self._clock = clock
         self._runs = runs
         self._servers = servers
         self._gpus = gpus
         self._reporter = reporter
-        self._grace = grace
         self._starting: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -125,10 +127,7 @@ class Agent(Service):
         if self._starting is not None:
             self._starting.cancel()
         await self._reporter.stop()
-        try:
-            await self._servers.stop().addTimeout(self._grace + UNKILLABLE, self._clock)
-        except TooLate:
-            self._log.error("a llama-server outlives SIGKILL; it is left to the kernel")
+        await self._servers.stop()
         self._gpus.stopService()
 
     def _not_started(self, failure: Failure) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
@@ -40,20 +41,28 @@ _decoder = msgspec.json.Decoder(_Sample)
 class Gpus(Service):
     """What NVML last said. Nobody waits for it but those who name a GPU, and they at most once.
 
-    `settled` fires when the first sample is there, or when it is clear that none will come soon.
+    `settled` fires when the first sample is there, or when it is clear that none will come soon;
+    `on_sample` callbacks run with each good one. Another maker's cards are another `helper`: a
+    program that prints the same lines, called with the seconds between two of them.
     """
 
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, processes: IReactorProcess, environ: Mapping[str, str]
+        self,
+        clock: IReactorTime,
+        processes: IReactorProcess,
+        environ: Mapping[str, str],
+        helper: Path = HELPER,
     ) -> None:
         self.sample: tuple[GpuReport, ...] = ()
+        self.on_sample: list[Callable[[], None]] = []
         self.settled: Deferred[None] = Deferred()
         self._problem = ""
         self._clock = clock
         self._processes = processes
         self._environ = environ
+        self._program = helper
         self._helper: Child | None = None
         self._turn = 0
         self._timer: IDelayedCall | None = None
@@ -81,7 +90,7 @@ class Gpus(Service):
         complaints = LineCutter(lambda _: None)
         self._helper = Child(heard, complaints, lambda status: self._ended(turn, status))
         self._after(INTERVAL + DEADLINE, self._late)
-        command = [sys.executable, "-I", str(HELPER), str(INTERVAL)]
+        command = [sys.executable, "-I", str(self._program), str(INTERVAL)]
         try:
             run_child(self._processes, self._helper, command, self._environ)
         except OSError as problem:
@@ -98,9 +107,11 @@ class Gpus(Service):
         if sample.error:
             self._give_up(sample.error)
             return
-        self.sample = sample.gpus
+        self.sample = _with_lost(sample.gpus, self.sample)
         self._after(INTERVAL + DEADLINE, self._late)
         self._note("")
+        for tell in self.on_sample:
+            tell()
 
     def _ended(self, turn: int, status: Exit) -> None:
         if turn == self._turn:
@@ -143,12 +154,24 @@ class Gpus(Service):
         self._timer = None
 
 
+def _with_lost(
+    seen: tuple[GpuReport, ...], before: Sequence[GpuReport]
+) -> tuple[GpuReport, ...]:
+    """With the cards that were there and are not any more; those that have no name are these."""
+    named = {gpu.uuid: gpu for gpu in seen if gpu.uuid}
+    gone = (gpu for gpu in before if gpu.uuid not in named)
+    missing = [replace(_silent(gpu, "NVML does not see it any more"), lost=True) for gpu in gone]
+    return (*named.values(), *missing)
+
+
 def _silent(gpu: GpuReport, problem: str) -> GpuReport:
     return GpuReport(
         uuid=gpu.uuid,
         name=gpu.name,
         index=gpu.index,
+        pci=gpu.pci,
         memory_total=gpu.memory_total,
+        lost=gpu.lost,
         reason=problem[:256],
     )
 

@@ -2,10 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 import rolemesh
 from rolemesh.core.endings import Ending
 from rolemesh.core.model import BackendState as State
-from rolemesh.core.report import Agent, BackendReport, GpuReport, LastExit, Registration
+from rolemesh.core.report import (
+    Agent,
+    BackendReport,
+    GpuProcess,
+    GpuReport,
+    LastExit,
+    Registration,
+)
+from rolemesh.node.hostmeter import HostMeter
+from rolemesh.node.proc import process
 from rolemesh.node.supervisor import Server
 
 TOLD_LINES = 20  # of a log, at an exit
@@ -16,23 +27,29 @@ LONGEST_TEXT = 256  # characters, as `core.report.Text` allows
 class Snapshots:
     """Makes snapshots of one run of the agent; `generation` grows from each to the next."""
 
-    def __init__(self, node: str, instance: str, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, node: str, instance: str, labels: Mapping[str, str], meter: HostMeter
+    ) -> None:
         self.node = node
         self._instance = instance
         self._labels = dict(labels)
+        self._meter = meter
         self._generation = 0
 
     def take(self, servers: Iterable[Server], gpus: Sequence[GpuReport]) -> Registration:
         """All servers that have an address, in whatever state, and the last GPU sample."""
         self._generation += 1
+        servers = tuple(servers)
         backends = (backend_report(server) for server in servers)
+        own = {server.pid: server.run.id for server in servers if server.pid}
         return Registration(
             node=self.node,
             instance=self._instance,
             generation=self._generation,
             labels=self._labels,
             backends=tuple(backend for backend in backends if backend is not None),
-            gpus=tuple(gpus),
+            gpus=tuple(_with_owners(gpu, own) for gpu in gpus),
+            host=self._meter.read(),
             agent=Agent(version=rolemesh.__version__),
         )
 
@@ -59,9 +76,27 @@ def backend_report(server: Server) -> BackendReport | None:
     )
 
 
+def _with_owners(gpu: GpuReport, own: Mapping[int, str]) -> GpuReport:
+    """With the names of our own servers at the processes that are theirs."""
+    if not gpu.processes:
+        return gpu
+    return replace(gpu, processes=tuple(_with_owner(each, own) for each in gpu.processes))
+
+
+def _with_owner(held: GpuProcess, own: Mapping[int, str]) -> GpuProcess:
+    found = process(held.pid)
+    backend = own.get(held.pid) or (own.get(found.session) if found else None)
+    return replace(held, backend=backend) if backend else held
+
+
 def _progress(server: Server) -> str:
-    loading = server.state in (State.STARTING, State.LOADING)
-    return f"loading for {server.age:.0f} s" if loading else ""
+    match server.state:
+        case State.STARTING | State.LOADING:
+            return f"loading for {server.age:.0f} s, {server.signs.read / 1e9:.1f} GB read"
+        case State.SUSPECT:
+            return f"no progress for {server.still:.0f} s"
+        case _:
+            return ""
 
 
 def _last_exit(ending: Ending | None, retry_in: float | None) -> LastExit | None:

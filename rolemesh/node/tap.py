@@ -19,14 +19,18 @@ from rolemesh.config.problems import ConfigError
 from rolemesh.core.report import Registration
 from rolemesh.node.address import OwnAddress
 from rolemesh.node.agent import Agent, Servers
+from rolemesh.node.aside import Aside
 from rolemesh.node.calls import Caller
 from rolemesh.node.gpu import Gpus
-from rolemesh.node.machine import Machine
+from rolemesh.node.hostmeter import HostMeter
+from rolemesh.node.identity import Records, instance_of
+from rolemesh.node.machine import Machine, Past
 from rolemesh.node.means import Means
 from rolemesh.node.probe import Probe
 from rolemesh.node.reporter import Link, Reporter
 from rolemesh.node.snapshot import Snapshots
 from rolemesh.node.supervisor import Server
+from rolemesh.node.survivors import Survivors
 from rolemesh.service import ServiceOptions, Signals
 
 CONNECT, EXCHANGE = 2.0, 5.0  # seconds, for a gateway
@@ -48,7 +52,7 @@ def makeService(options: Options) -> MultiService:
     """The agent under twistd, with its signals."""
     from twisted.internet import reactor
 
-    agent = node_service(reactor, options.settings)
+    agent = node_service(reactor, options.settings, options.state_dir)
     _tell_warnings(options.settings)
     service = MultiService()
     Signals(reactor, partial(_reload, options, agent), agent.kill).setServiceParent(service)
@@ -56,19 +60,28 @@ def makeService(options: Options) -> MultiService:
     return service
 
 
-def node_service(reactor: Any, settings: NodeSettings) -> Agent:
-    """The agent, made of its parts; nothing runs before it is started."""
+def node_service(reactor: Any, settings: NodeSettings, state: Path) -> Agent:
+    """The agent, made of its parts; nothing runs before it is started.
+
+    `state` is the folder of what must survive it; no other agent may have the same one.
+    """
     gpus = Gpus(reactor, reactor, os.environ)
-    machine = Machine(reactor, settings.ports, gpus, os.environ)
+    past = _past(reactor, state)
+    machine = Machine(reactor, reactor, settings.ports, gpus, os.environ, past)
     means = _means(reactor, settings, machine)
     address = OwnAddress(settings.gateways, settings.advertise, reactor, reactor.resolve)
-    snapshots = Snapshots(settings.name, secrets.token_hex(8), settings.labels)
+    snapshots = Snapshots(settings.name, secrets.token_hex(8), settings.labels, HostMeter(reactor))
     reporter = Reporter(
         _links(reactor, settings, lambda: snapshots.take(servers.running, gpus.sample)),
         settings.name,
     )
     servers = Servers(lambda run: Server(run, means, reporter.changed), machine, address, gpus)
-    return Agent(reactor, settings.run, servers, gpus, reporter, settings.stop)
+    return Agent(settings.run, servers, gpus, reporter)
+
+
+def _past(reactor: Any, state: Path) -> Past:
+    records, instance = Records(state / "servers"), instance_of(state)
+    return Past(Aside(reactor), records, Survivors(records, instance), instance)
 
 
 def _means(reactor: Any, settings: NodeSettings, machine: Machine) -> Means:

@@ -17,6 +17,7 @@ from tests.bench.table import judge, none_of, show
 from tests.real.harness import Server, Workshop, ask
 
 BACKENDS, SLOTS = 2, 2
+BATCH = "64"  # prompt tokens between two looks of llama-server at its clients: some 50 ms here
 AT_A_TIME = 12  # three times the slots, so that many leave the queue
 LONGEST_STAY = 0.6  # seconds
 LEFT_FOR = 1.0  # seconds after which all must be free
@@ -45,8 +46,8 @@ def options(parser: ArgumentParser) -> None:
 def run(leavers: int, waves: int, seed: int) -> int:
     workshop, seen = Workshop(), Seen()
     try:
-        model = workshop.slow_model()
-        extra = ("-c", "16384", "-b", "256", "-ub", "256")
+        model = workshop.model(layers=8, embd=256, heads=4, ctx=131072)
+        extra = ("-c", "16384", "-b", BATCH, "-ub", BATCH)
         servers = [workshop.llama_server(model, *extra) for _ in range(BACKENDS)]
         gateway = workshop.gateway(json.dumps({"roles": {"coder": "tiny"}}))
         for number, server in enumerate(servers, 1):

@@ -225,7 +225,7 @@ class RunTests(NodeTestCase):
             "[0, 1]": GpuChoice((0, 1)),
             "GPU-8f": GpuChoice(("GPU-8f",)),
             "all": GpuChoice(all=True),
-            "none": GpuChoice(),
+            "none": GpuChoice(none=True),
             "[]": GpuChoice(),
         }.items():
             (run,) = self.runs(f"gpu: {written}")

@@ -125,6 +125,8 @@ class WholeTests(GatewayCase):
             self.a.work[-1].json(200, body)
             self.turn()
             self.assertEqual(len(self.b.work), asked + 1, body)
+            self.b.work[-1].json(200, whole("hi"))
+            self.turn()
 
     def test_B23_total(self) -> None:
         """An answer that drips is given up when its total time is over."""

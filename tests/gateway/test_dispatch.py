@@ -134,6 +134,30 @@ class AgainTests(DispatchCase):
         self.assert_refused(client.answer, 503, "model_loading")
         self.assertEqual(self.outcomes(client), ["loading"] * 3)
 
+    def test_P4_retries_take_turns(self) -> None:
+        """Of many requests that fail at once few are tried again at a time, and none is lost."""
+        a, b = self.mesh(2)
+        clients = [self.ask() for _ in range(5)]
+        for exchange in a.work:
+            load(exchange)
+            self.turn()
+        self.assertEqual(len(b.work), 3)
+        for number in range(5):
+            b.work[number].json(200, whole("hi"))
+            self.turn()
+        for client in clients:
+            self.assert_served(client, "coder-2")
+
+    def test_P4_a_leaving_client_gives_its_turn_away(self) -> None:
+        """A client that leaves while it is tried again makes room for the next."""
+        a, b = self.mesh(2)
+        clients = [self.ask() for _ in range(4)]
+        for exchange in a.work:
+            load(exchange)
+            self.turn()
+        clients[0].leave()
+        self.assertEqual(len(b.work), 4)
+
     def test_B4_two_deaths(self) -> None:
         """A request that two backends died of is not given to a third, nor to be sent again."""
         servers = self.mesh(3)

@@ -9,7 +9,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from rolemesh.config.node import Restart, Run
-from rolemesh.node.means import CannotStart, Door, Facts, Means
+from rolemesh.core.endings import Reason
+from rolemesh.core.vigil import Pulse, Signs
+from rolemesh.node.means import CannotStart, Door, Facts, Means, Unkillable
 from rolemesh.node.process import Child
 
 
@@ -62,12 +64,36 @@ class FakeProcess:
 
 @define
 class FakeGround:
-    """Runs nothing and notes everything; `refuse` holds what the next starts fail with."""
+    """Runs nothing and notes everything; `refuse` holds what the next starts fail with, `left` is
+    what outlives SIGKILL, `lost` the GPU that is lost, `shown` what the process shows."""
 
     processes: list[FakeProcess] = field(factory=list)
     doors: list[Door] = field(factory=list)
     refuse: list[CannotStart] = field(factory=list)
     kills: int = 0
+    shown: Signs = Signs()
+    lost: str = ""
+    left: str = ""
+    recorded: list[int] = field(factory=list)
+    forgotten: list[str] = field(factory=list)
+
+    async def make_room(self, run: Run) -> None:  # noqa: ARG002
+        if self.left:
+            raise Unkillable(self.left)
+        if self.lost:
+            raise CannotStart(Reason.GPU_LOST, self.lost)
+
+    async def record(self, run: Run, door: Door, pid: int) -> None:  # noqa: ARG002
+        self.recorded.append(len(self.processes))
+
+    def forget(self, run: Run) -> None:
+        self.forgotten.append(run.id)
+
+    def signs(self, run: Run, pid: int) -> Signs:  # noqa: ARG002
+        return self.shown
+
+    def lost_gpu(self, run: Run) -> str:  # noqa: ARG002
+        return self.lost
 
     def open_door(self, run: Run) -> Door:
         door = Door("127.0.0.1", 18100, run.model, f"key-{len(self.doors)}")
@@ -91,7 +117,7 @@ class FakeProbe:
         self.asked: list[Door] = []
         self.cancelled = 0
         self.loading: Callable[[], None] = lambda: None
-        self.busy: Callable[[int | None], None] = lambda _: None
+        self.tell: Callable[[Pulse], None] = lambda _: None
         self.ready: Deferred[Facts] = Deferred()
 
     async def until_ready(self, door: Door, loading: Callable[[], None]) -> Facts:
@@ -100,8 +126,8 @@ class FakeProbe:
         self.ready = Deferred(self._count_cancel)
         return await self.ready
 
-    async def watch_slots(self, door: Door, busy: Callable[[int | None], None]) -> None:  # noqa: ARG002
-        self.busy = busy
+    async def watch_slots(self, door: Door, tell: Callable[[Pulse], None]) -> None:  # noqa: ARG002
+        self.tell = tell
         await Deferred(self._count_cancel)
 
     def _count_cancel(self, _: object) -> None:

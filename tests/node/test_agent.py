@@ -91,6 +91,8 @@ class AgentTestCase(TestCase):
 
         self.file = write_tiny_model(self.mktemp()).absolute()
         self.alias = f"tiny-{os.getpid()}-{id(self)}"
+        self.state = Path(self.mktemp()).absolute()
+        self.state.mkdir()
         self.gateway = Gateway()
         site: Any = Site(self.gateway)
         port: Any = reactor.listenTCP(0, site, interface="127.0.0.1")
@@ -103,7 +105,7 @@ class AgentTestCase(TestCase):
 
     def start(self, *runs: Run, **more: Any) -> Agent:
         settings = NodeSettings((self.url,), runs, name="box2", ports=some_ports(), **more)
-        agent = node_service(reactor, settings)
+        agent = node_service(reactor, settings, self.state)
         agent.startService()
         self.addCleanup(self.stop, agent)
         return agent
@@ -171,7 +173,7 @@ class LifeTests(AgentTestCase):
         ports = some_ports()
         with closing(socket.create_server(("127.0.0.1", ports[0]))):
             settings = NodeSettings((self.url,), (self.run_entry(),), name="box2", ports=ports)
-            agent = node_service(reactor, settings)
+            agent = node_service(reactor, settings, self.state)
             agent.startService()
             self.addCleanup(self.stop, agent)
             backend = await self.ready()

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rolemesh.config.node import Run
 from rolemesh.core.endings import Reason
 from rolemesh.core.model import BackendState as State
+from rolemesh.core.vigil import Pulse
 from rolemesh.node.means import CannotStart, Facts, Stranger
 from rolemesh.node.snapshot import backend_report
 from rolemesh.node.supervisor import Server
@@ -206,7 +207,7 @@ class ReportTests(LifeTestCase):
     def test_the_report_says_what_the_server_said(self) -> None:
         """Context per slot, slots and build are the server's own words, the key is this start's."""
         self.become_ready()
-        self.probe.busy(1)
+        self.probe.tell(Pulse(True, 1))
         report = backend_report(self.server)
         assert report is not None
         self.assertEqual((report.id, report.model, report.roles), ("gpu0", "qwen3", ("coder",)))

@@ -77,7 +77,7 @@ class Keeper:
 
     async def forget(self, node: str) -> None:
         """Return once the node is durably forgotten; raises as `keep`."""
-        if self._want(node, None):
+        if self._want(node, None) or self.trouble:
             await self._written(node)
 
     def keep_soon(self, kept: Kept) -> None:

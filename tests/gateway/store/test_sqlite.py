@@ -51,9 +51,11 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
 
     async def test_durable_L2(self) -> None:
         """A commit waits for the disk: the log is written ahead and synchronized each time."""
-        store = await self.opened()
-        self.addCleanup(store._pool.close)
+        store = self.make()
+        await store.open()
+        assert store._pool is not None
         [[synchronous]] = await store._pool.runQuery("PRAGMA synchronous")
+        await store.close()
         self.assertEqual((synchronous, self.execute("PRAGMA journal_mode")), (2, "wal"))
 
     async def test_all_or_nothing(self) -> None:
@@ -79,8 +81,10 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
 
     async def test_full_L4(self) -> None:
         """A full disk is told as such, and what was kept before is still there."""
-        store = await self.opened()
+        store = self.make()
+        await store.open()
         await store.write({"box2": kept()})
+        assert store._pool is not None
         await store._pool.runQuery("PRAGMA max_page_count = 1")
         long = {f"n{each}": kept(f"n{each}", model="m" * 250) for each in range(200)}
         with self.assertRaises(StoreFailed) as caught:

@@ -1,0 +1,241 @@
+"""A gateway that comes back with what its store has kept: rows L3, L4, P10, P11, N2 and N8."""
+
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from rolemesh.config.gateway import GatewaySettings, NodeRules
+from rolemesh.config.keyfile import key_file_text
+from rolemesh.config.private import write_private
+from rolemesh.core.keys import ENTROPY, KeyKind, mint, revoke
+from rolemesh.core.model import Role, Target
+from rolemesh.gateway.life import GatewayLife
+from rolemesh.gateway.registry import LEASE
+from rolemesh.gateway.store.keeper import RETRY
+from rolemesh.gateway.store.memory import MemoryStore
+from rolemesh.gateway.tap import build
+from tests.gateway.memory import GatewayCase, Net
+
+REGISTER = "/v1/nodes/register"
+CODER = Role("coder", use=(Target(model="qwen"),))
+
+
+class RestartCase(GatewayCase):
+    """A gateway whose node `box2` serves `coder`, and what of it survives."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = MemoryStore()
+        self.server = self.net.server()
+        self.rules = NodeRules()
+        self.begin()
+
+    def begin(self) -> GatewayLife:
+        settings = GatewaySettings(roles={"coder": CODER}, nodes=self.rules)
+        self.life, _ = build(self.net, settings, Path("models.yaml"), [self.listen], self.store)
+        self.life.startService()
+        return self.life
+
+    def kill(self) -> None:
+        """The process is gone, and with it its connections and timers; time goes on elsewhere."""
+        servers, now = self.net.servers, self.net.seconds()
+        self.net = Net()
+        self.net.servers = servers
+        self.net.rightNow = now
+        for server in servers.values():
+            server.net = self.net
+
+    def full(self, **more: Any) -> dict[str, Any]:
+        backend = {"id": "gpu0", "base_url": self.server.url, "model": "qwen", "state": "ready"}
+        backend |= more.pop("backend", {})
+        return {"node": "box2", "instance": "one", "generation": 5, "backends": [backend], **more}
+
+    def plain(self, **more: Any) -> dict[str, Any]:
+        return {"node": "box3", "base_url": self.server.url, "roles": ["coder", "writer"], **more}
+
+    def register(self, told: object, **headers: str) -> int:
+        status = self.post(REGISTER, told, **headers).status
+        self.net.spend(1)
+        return status
+
+    def beat(self, told: dict[str, Any]) -> int:
+        return self.post(f"/v1/nodes/{told['node']}/heartbeat", told).status
+
+    def nodes(self) -> list[str]:
+        return [node["node"] for node in self.get("/v1/nodes").json["data"]]
+
+    def state(self) -> str:
+        return str(self.get("/ready").json["status"])
+
+
+class RestoredTests(RestartCase):
+    """After a restart."""
+
+    def test_traffic_after_one_check_L3(self) -> None:
+        """A restored node carries nothing before one good check, and then it does."""
+        self.assertEqual(self.register(self.full()), 200)
+        self.kill()
+        self.server.mood = "silent"
+        self.begin()
+        self.assertEqual((self.nodes(), self.ready()), (["box2"], (0, 1)))
+        self.kill()
+        self.server.mood = "accept"
+        self.begin()
+        self.net.spend(0.25)
+        self.assertEqual((self.nodes(), self.ready()), (["box2"], (1, 1)))
+
+    def test_dead_meanwhile_L3(self) -> None:
+        """A restored node whose server has gone carries nothing."""
+        self.register(self.full())
+        self.kill()
+        self.server.mood = "refuse"
+        self.begin()
+        self.net.spend(5)
+        self.assertEqual(self.ready(), (0, 1))
+
+    def test_state_is_not_believed_L3(self) -> None:
+        """A backend that was loading is asked; what it was then does not keep it from serving."""
+        self.register(self.full(backend={"state": "loading"}))
+        self.kill()
+        self.begin()
+        self.net.spend(1)
+        self.assertEqual(self.ready(), (1, 1))
+
+    def test_lease_P11(self) -> None:
+        """A restored agent's node is believed for one lease, and revived by a heartbeat."""
+        self.register(self.full())
+        self.kill()
+        self.begin()
+        self.net.spend(LEASE - 1)
+        self.assertEqual(self.ready(), (1, 1))
+        self.net.spend(2)
+        self.assertEqual(self.ready(), (0, 1))
+        self.assertEqual(self.beat(self.full(generation=6)), 200)
+        self.assertEqual(self.ready(), (1, 1))
+
+    def test_plain_lease_P11(self) -> None:
+        """A restored node without an agent has its checks for a lease."""
+        self.register(self.plain())
+        self.kill()
+        self.begin()
+        self.net.spend(4 * LEASE)
+        self.assertEqual(self.ready(), (1, 1))
+
+    def test_restarted_agent_N2(self) -> None:
+        """When the whole box was restarted, its new agent is not refused for the old one's sake,
+        and from then on any other is."""
+        self.register(self.full())
+        self.kill()
+        self.begin()
+        self.assertEqual(self.register(self.full(instance="two", generation=1)), 200)
+        self.assertEqual(self.beat(self.full(instance="one", generation=1)), 409)
+
+    def test_left(self) -> None:
+        """A node that left does not come back."""
+        self.register(self.full())
+        self.assertEqual(self.get("/v1/nodes/box2", "DELETE").status, 200)
+        self.kill()
+        self.begin()
+        self.assertEqual(self.nodes(), [])
+
+    def test_change_by_heartbeat(self) -> None:
+        """What a heartbeat changed is what comes back."""
+        self.register(self.full())
+        self.beat(self.full(generation=6, backend={"roles": ["writer"]}))
+        self.net.spend(2)
+        self.kill()
+        self.begin()
+        self.net.spend(1)
+        self.assertEqual(self.ready("writer"), (1, 1))
+
+    def test_heartbeats_are_not_written(self) -> None:
+        """A heartbeat with news of the moment alone changes nothing in the store."""
+        self.register(self.full())
+        before = dict(self.store.kept)
+        self.beat(self.full(generation=6, backend={"slots_busy": 1, "state": "loading"}))
+        self.net.spend(2)
+        self.assertIs(self.store.kept["box2"], before["box2"])
+
+    def test_address_not_allowed_any_more(self) -> None:
+        """A kept base URL is judged by today's rules, and the log says who is left out."""
+        self.register(self.plain())
+        self.kill()
+        self.listen = "tcp:8000"
+        self.begin()
+        self.assertEqual(self.nodes(), [])
+        self.assertTrue(any("is not restored" in each["log_format"] for each in self.logged))
+
+
+class TokenTests(RestartCase):
+    """With node tokens."""
+
+    def setUp(self) -> None:
+        self.file = Path(self.mktemp())
+        self.text, self.token = mint(KeyKind.NODE, bytes(ENTROPY), 0.0)
+        super().setUp()
+
+    def begin(self) -> GatewayLife:
+        self.token = evolve(self.token, node="box2", roles=("coder",))
+        write_private(self.file, key_file_text([self.token]))
+        self.rules = NodeRules(tokens=self.file)
+        return super().begin()
+
+    def register_with_token(self) -> None:
+        told = self.full(backend={"roles": ["coder", "writer"]})
+        self.assertEqual(self.register(told, Authorization=f"Bearer {self.text}"), 200)
+
+    def test_roles_N8(self) -> None:
+        """A restored node serves the roles that its token allows, and no others."""
+        self.register_with_token()
+        self.kill()
+        self.begin()
+        self.net.spend(1)
+        self.assertEqual((self.ready(), self.ready("writer")), ((1, 1), (0, 0)))
+
+    def test_revoked_N8(self) -> None:
+        """A node whose token was revoked meanwhile does not come back."""
+        self.register_with_token()
+        self.kill()
+        self.token = revoke(self.token)
+        self.begin()
+        self.assertEqual(self.ready(), (0, 0))
+
+
+class TroubleTests(RestartCase):
+    """A disk that is full while the gateway runs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.register(self.full())
+        self.store.failing = "database or disk is full"
+
+    def test_serving_goes_on_L4(self) -> None:
+        """A new node is refused, known ones serve and report, and /ready says degraded."""
+        answer = self.post(REGISTER, self.plain(roles=["writer"]))
+        self.assert_refused(answer, 503, "state_unavailable")
+        for generation in range(6, 16):
+            told = self.full(generation=generation, backend={"slots": generation})
+            self.assertEqual(self.beat(told), 200)
+            self.net.spend(5)
+        self.assertEqual(self.ready(), (1, 1))
+        answer = self.get("/ready")
+        self.assertEqual((answer.status, answer.json["status"]), (200, "degraded"))
+        self.assertNotIn(b"full", answer.data)
+
+    def test_recovers_L4(self) -> None:
+        """Once there is room again a registration is acknowledged, with no restart."""
+        self.register(self.plain())
+        self.store.failing = ""
+        self.net.spend(2 * RETRY)
+        self.assertEqual(self.state(), "ready")
+        self.assertEqual(self.register(self.plain()), 200)
+        self.assertEqual(sorted(self.store.kept), ["box2", "box3"])
+
+    def test_leaving(self) -> None:
+        """A node that leaves is out at once; that it would come back is told, and then mended."""
+        self.assertEqual(self.get("/v1/nodes/box2", "DELETE").status, 503)
+        self.assertEqual(self.nodes(), [])
+        self.store.failing = ""
+        self.net.spend(2 * RETRY)
+        self.assertEqual(self.store.kept, {})
