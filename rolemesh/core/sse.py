@@ -14,7 +14,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _BOM = b"\xef\xbb\xbf"
-_NO_JSON = re.compile(rb"(?:\A|\n\n|\r\n\r\n)data:(?! ?[\[{n])")
+_NO_JSON = re.compile(rb"(?:\A|\n\n|\r\n\r\n)data:(?! *[\[{n])")
 _FIRST_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data: ?([^\r\n]*)[\r\n]")
 _DONE_LINES = (b"\ndata: [DONE]", b"\rdata: [DONE]", b"\ndata:[DONE]", b"\rdata:[DONE]")
 

@@ -1,6 +1,6 @@
 """One try at one backend: send, and judge the beginning of what comes, before a client sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -76,8 +76,8 @@ class Attempt:
     _upstream: Upstream
     _progress: Progress
 
-    async def make(self, call: Call, role: Role, grant: Grant) -> Answer:
-        """The answer of the backend that `grant` names.
+    async def make(self, call: Call, role: Role, grant: Grant, begun: Callable[[], None]) -> Answer:
+        """The answer of the backend that `grant` names; `begun()` once some of it is there.
 
         :raises TryFailed: another backend may try.
         """
@@ -97,7 +97,7 @@ class Attempt:
         if response.code >= 300:
             await self._take_error(response, answer)
         elif _is_stream(response):
-            await self._take_stream(ask, response, answer)
+            await self._take_stream(ask, response, answer, begun)
         else:
             await self._take_whole(ask, response, answer)
         return answer
@@ -109,7 +109,9 @@ class Attempt:
         sending = self._upstream.send(backend, "POST", path, body, call.headers, timeouts.connect)
         return await self._with_progress(Deferred.fromCoroutine(sending), answer)
 
-    async def _take_stream(self, ask: Ask, response: IResponse, answer: Answer) -> None:
+    async def _take_stream(
+        self, ask: Ask, response: IResponse, answer: Answer, begun: Callable[[], None]
+    ) -> None:
         """Wait for the first event; before that, nothing of an answer counts."""
         answer.body = body = receive(response, self._clock, _has_event, LONGEST_BEGINNING)
         data = first_data(await self._with_progress(body.begun, answer))
@@ -123,6 +125,7 @@ class Attempt:
             body.stopProducing()
             self._take_verdict(verdict, answer)
         elif not ask.stream:
+            begun()
             await self._assemble(ask, body, answer)
 
     async def _assemble(self, ask: Ask, body: Body, answer: Answer) -> None:

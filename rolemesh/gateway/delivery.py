@@ -69,6 +69,7 @@ class Delivery:
         request.setHeader("content-length", str(len(body)))
         request.write(body)
         record.size, record.end = len(body), "complete"
+        self._registry.sign(answer.grant.backend.id, Sign.SERVED)
 
     async def _stream(self, answer: Answer, call: Call, request: EdgeRequest) -> None:
         self._head(answer, call, request, STREAM_HEADERS)
@@ -179,6 +180,8 @@ class Delivery:
             raise Broken("ended its stream without the last event")
         if not ending.complete and call.ask.api in _ENDS_WITH_DONE:
             request.write(DONE)
+        if call.record.backend is not None:
+            self._registry.sign(call.record.backend, Sign.SERVED)
         call.record.end = "complete" if ending.complete else "complete; [DONE] added"
 
     def _break_off(self, why: Broken, call: Call, request: EdgeRequest) -> None:

@@ -12,7 +12,7 @@ from rolemesh.core.poison import Poison
 from rolemesh.core.routing import No
 from rolemesh.gateway.admission import Admission, Grant, Want
 from rolemesh.gateway.attempt import Answer, Attempt, Call
-from rolemesh.gateway.budget import RetryBudget
+from rolemesh.gateway.budget import NO_TURN, RetryBudget
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import Body
 from rolemesh.gateway.upstream import TryFailed
@@ -41,28 +41,24 @@ class Dispatch:
         self._poison.refuse(call.body, self._clock.seconds())
         self._budget.begin()
         try:
-            found = await self._once(call)
+            found = await self._once(call, first=True)
             while not isinstance(found, Answer):
-                found = await self._again(found)
+                found = await self._once(found, first=False)
         finally:
             self._budget.end()
         self.open_answers.add(found)
         return found
 
-    async def _again(self, call: Call) -> Answer | Call:
-        """One more try, when there are not too many of its kind."""
-        await self._budget.enter()
-        try:
-            return await self._once(call)
-        finally:
-            self._budget.leave()
-
-    async def _once(self, call: Call) -> Answer | Call:
+    async def _once(self, call: Call, *, first: bool) -> Answer | Call:
         """The answer of one backend, or the call with which to ask another."""
         want, grant = await self._admitted(call)
         began = self._clock.seconds()
         try:
-            answer = await self._attempt.make(call, want.need.role, grant)
+            turn = NO_TURN if first else await self._budget.enter()
+            try:
+                answer = await self._attempt.make(call, want.need.role, grant, turn.leave)
+            finally:
+                turn.leave()
         except TryFailed as failed:
             grant.release()
             self._failed(call, want, grant, failed.outcome, began)
@@ -138,7 +134,7 @@ class Dispatch:
         took = self._clock.seconds() - began
         call.record.tries.append(Try(grant.backend.id, outcome, took))
         sign = RULES[outcome].sign
-        if sign is not None:
+        if sign is not None and outcome is not Outcome.SERVED:  # that is known at its end only
             self._registry.sign(grant.backend.id, sign)
 
     def _roomier(self, want: Want, passed: Passed | None) -> Want | None:

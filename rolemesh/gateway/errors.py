@@ -3,6 +3,7 @@
 from typing import Any
 
 from klein import Klein
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -23,6 +24,8 @@ def answers_errors(app: Klein, paths: str) -> None:
             return write_refusal(request, error)
         if isinstance(error, HTTPException):
             return write_refusal(request, _unrouted(request, error, paths))
+        if isinstance(error, CancelledError):  # there is nobody left to answer
+            return b""
         where: dict[str, Any] = {"http.request.id": request.request_id}
         _log.failure("a handler failed", failure, **where)
         refusal = Refusal(

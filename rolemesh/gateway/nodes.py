@@ -8,6 +8,7 @@ from attrs import define, evolve
 from klein import Klein
 from twisted.logger import Logger
 
+from rolemesh.config.problems import quoted
 from rolemesh.core.addresses import (
     Address,
     AddressPolicy,
@@ -36,6 +37,7 @@ from rolemesh.gateway.store.interface import Kept, lasting
 from rolemesh.gateway.store.keeper import Keeper
 
 LONGEST_REPORT = 64 * 1024
+_PLAIN_FIELDS = ("node", "base_url", "roles", "labels")
 _PATHS = "/v1/nodes/register, /v1/nodes/{node}/heartbeat, /v1/nodes/{node}"
 
 
@@ -250,7 +252,17 @@ def _read(request: EdgeRequest) -> Registration:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
     _refuse_odd(registration)
+    if registration.plain:
+        _refuse_slips(body)
     return registration
+
+
+def _refuse_slips(body: bytes) -> None:
+    """What a person typed has no field that is only nearly one; an agent may be newer than we."""
+    for name in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
+        if name not in _PLAIN_FIELDS:
+            fields = ", ".join(_PLAIN_FIELDS)
+            raise Refusal("bad_request", f"Unknown field {quoted(name)}; there are: {fields}.")
 
 
 def _refuse_odd(registration: Registration) -> None:

@@ -177,6 +177,12 @@ class Registry:
             return frozenset()
         return frozenset(name for entry in self._entries.values() for name in entry.backend.roles)
 
+    def seen(self, role: Role) -> bool:
+        """Whether any backend of a role was asked yet how it is, in this life of the gateway."""
+        return any(
+            entry.health.condition is not Condition.UNKNOWN for _, entry in self.members(role)
+        )
+
     def members(self, role: Role) -> list[tuple[int, Entry]]:
         """The backends of a role, each with its place in the role's order of preference."""
         found = self._members.get(role.name)
@@ -309,12 +315,15 @@ class Registry:
     def _report(self, backend: Backend, report: BackendReport | None) -> None:
         entry = self._entries.get(backend.id)
         moved = entry is not None and entry.backend.base_url != backend.base_url
+        if moved:
+            self._tell(self.on_gone, backend.id)
         if entry is None or moved:
             entry = Entry(backend, in_flight=entry.in_flight if entry else 0)
             self._put(entry)
         state = BackendState(report.state) if report else BackendState.READY
         if state is BackendState.READY and entry.node_state is not BackendState.READY:
             entry.health = Health(since=self._clock.seconds())  # a new process: judged afresh
+            self._tell(self.on_down, backend.id)
         entry.tell(backend)
         entry.node_state, entry.report, entry.leased = state, report, True
 
@@ -361,8 +370,7 @@ class Registry:
         entry.health = step(entry.health, sign, self._clock.seconds())
         if entry.health.condition is not before:
             if entry.health.condition is Condition.DOWN:
-                for tell in self.on_down:
-                    tell(id)
+                self._tell(self.on_down, id)
             self._changed()
 
     def tick(self) -> None:
@@ -445,7 +453,11 @@ class Registry:
         if entry is not None and entry.in_flight:
             self._left_behind[id] = entry.in_flight
         self._members.clear()
-        for tell in self.on_gone:
+        self._tell(self.on_gone, id)
+
+    @staticmethod
+    def _tell(listeners: Iterable[Callable[[BackendId], None]], id: BackendId) -> None:
+        for tell in listeners:
             tell(id)
 
     def _changed(self) -> None:

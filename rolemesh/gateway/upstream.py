@@ -3,18 +3,27 @@
 import re
 import socket
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from attrs import frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import (
     ConnectError,
     ConnectionRefusedError,
     DNSLookupError,
     TimeoutError,
 )
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web._newclient import (
     HTTP11ClientProtocol,
@@ -23,11 +32,12 @@ from twisted.web._newclient import (
     ResponseFailed,
     ResponseNeverReceived,
 )
-from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from rolemesh.core.addresses import read_address
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.model import Backend
 
@@ -35,6 +45,7 @@ LONGEST_HEAD = 64 * 1024
 MOST_FIELDS = 100
 MOST_INTERIM = 10
 
+_KINDS: Mapping[type, Any] = {IPv4Address: TCP4ClientEndpoint, IPv6Address: TCP6ClientEndpoint}
 _LENGTHS = re.compile(rb"^(?:content-length|transfer-encoding):", re.IGNORECASE | re.MULTILINE)
 _KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 15),
@@ -161,6 +172,24 @@ class _Unwanted(Protocol):
         self.transport.stopProducing()
 
 
+@implementer(IAgentEndpointFactory)
+@frozen
+class _Endpoints:
+    """Where to connect for a URL. An address is connected to at once; Twisted's endpoint for names
+    waits a third of a second for further addresses before it tells that one has refused."""
+
+    reactor: Any
+    timeout: float
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        host = uri.host.decode("ascii").strip("[]")
+        kind = _KINDS.get(type(read_address(host)), HostnameEndpoint)
+        endpoint = kind(self.reactor, host, uri.port, timeout=self.timeout)
+        if uri.scheme == b"https":
+            return wrapClientTLS(optionsForClientTLS(host), endpoint)
+        return endpoint
+
+
 def bounded_agent(reactor: Any, connect_timeout: float) -> IAgent:
     """An Agent with a fresh connection for each request.
 
@@ -169,7 +198,7 @@ def bounded_agent(reactor: Any, connect_timeout: float) -> IAgent:
     """
     pool = HTTPConnectionPool(reactor, persistent=False)
     pool._factory = _Factory
-    return Agent(reactor, connectTimeout=connect_timeout, pool=pool)
+    return Agent.usingEndpointFactory(reactor, _Endpoints(reactor, connect_timeout), pool)
 
 
 class Upstream:

@@ -87,7 +87,11 @@ class ClientApi:
     @app.route("/v1/models", methods=["GET", "HEAD"])
     def models(self, request: EdgeRequest) -> bytes:
         key = self._keys.client(request, Scope.MODELS)
-        found = [self._model(name, role) for name, role in self._book(key).listed.items()]
+        found = [
+            self._model(name, role)
+            for name, role in self._book(key).listed.items()
+            if name in self.roles.listed or self._registry.seen(role)
+        ]
         return _json(request, {"object": "list", "data": found})
 
     @app.route("/v1/models/<path:name>", methods=["GET", "HEAD"])

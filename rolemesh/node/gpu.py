@@ -154,14 +154,14 @@ class Gpus(Service):
         self._timer = None
 
 
-def _with_lost(
-    seen: tuple[GpuReport, ...], before: Sequence[GpuReport]
-) -> tuple[GpuReport, ...]:
-    """With the cards that were there and are not any more; those that have no name are these."""
-    named = {gpu.uuid: gpu for gpu in seen if gpu.uuid}
-    gone = (gpu for gpu in before if gpu.uuid not in named)
+def _with_lost(seen: Sequence[GpuReport], before: Sequence[GpuReport]) -> tuple[GpuReport, ...]:
+    """With the cards that were there and are not any more; one without a name may be one of them."""
+    names = {gpu.uuid for gpu in seen if gpu.uuid}
+    gone = [gpu for gpu in before if gpu.uuid and gpu.uuid not in names]
+    places = {gpu.index for gpu in gone}
+    here = [gpu for gpu in seen if gpu.uuid or gpu.index not in places]
     missing = [replace(_silent(gpu, "NVML does not see it any more"), lost=True) for gpu in gone]
-    return (*named.values(), *missing)
+    return (*here, *missing)
 
 
 def _silent(gpu: GpuReport, problem: str) -> GpuReport:

@@ -88,7 +88,9 @@ class Machine:
         gpus = self._choose(run)
         for backend, held in self._blocked.items():
             if held & set(gpus):
-                raise Unkillable(f"{backend}, on the same GPU, left a process that outlives SIGKILL")
+                raise Unkillable(
+                    f"{backend}, on the same GPU, left a process that outlives SIGKILL"
+                )
         self._uses[run.id] = gpus
         lost = self.lost_gpu(run)
         if lost:

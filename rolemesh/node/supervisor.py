@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -200,11 +201,14 @@ class Server:
     async def _run_server(self, spawn: int) -> Event:
         try:
             await self._means.ground.make_room(self.run)
-            self._run_child(Child(self.log.cutter(), self.log.cutter(), partial(self._exited, spawn)))
+            self._run_child(
+                Child(self.log.cutter(), self.log.cutter(), partial(self._exited, spawn))
+            )
         except CancelledError:
             raise
         except CannotStart as problem:
             self._remember(problem.ending)
+            self._have_a_door()
             return Event.BLOCKED if isinstance(problem, Unkillable) else Event.FAILED
         except Exception:
             self._logger.failure("{backend}: its start broke", backend=self.run.id)
@@ -218,6 +222,12 @@ class Server:
         secrets = ground.run_server(self.run, self.door, child)
         self._child = child
         self.log.begin(secrets)
+
+    def _have_a_door(self) -> None:
+        """A gateway is told of servers that have a place, also of those that never began."""
+        if self.door is None:
+            with suppress(CannotStart):
+                self.door = self._means.ground.open_door(self.run)
 
     def _exited(self, spawn: int, status: Exit) -> None:
         if spawn != self._spawn or self._child is None:

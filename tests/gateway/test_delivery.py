@@ -51,10 +51,6 @@ class WholeStreamTests(StreamCase):
         self.turn()
         self.assertFalse(client.line.closed)
 
-    test_spaces_before_json.todo = (  # type: ignore[attr-defined]
-        "sse.py: more than one space behind `data:` is taken for no JSON, and cuts a good stream"
-    )
-
     def test_done(self) -> None:
         """The end is the backend's: one [DONE], the last chunk, and the log says complete."""
         client, exchange = self.begun("one")
@@ -268,10 +264,6 @@ class CutTests(StreamCase):
         self.stream()
         self.assertEqual((len(self.a.work), len(self.b.work)), (5, 1))
 
-    test_B6_counts_against_the_backend.todo = (  # type: ignore[attr-defined]
-        "dispatch.py: SERVED is signed at the first event, and ends the row of BROKE each time"
-    )
-
 
 class SlowClientTests(StreamCase):
     """C3: a client that does not read slows its own backend down and nobody else."""
@@ -307,10 +299,6 @@ class SlowClientTests(StreamCase):
         client.stop_reading()
         self.net.spend(61)
         self.assertEqual(self.flushLoggedErrors(CancelledError), [])
-
-    test_C3_given_up_quietly.todo = (  # type: ignore[attr-defined]
-        "delivery.py: its CancelledError is logged by errors.py as a handler that failed"
-    )
 
     def test_C3_others_go_on(self) -> None:
         """Another client of the same backend reads at its own pace."""

@@ -145,10 +145,6 @@ class FailureTests(UpstreamCase):
         self.server.mood = "refuse"
         self.assertIs(self.outcome(self.send()), Outcome.REFUSED)
 
-    test_B1_refused_at_once.todo = (  # type: ignore[attr-defined]
-        "upstream.py: HostnameEndpoint waits its attemptDelay of 0.3 s before it tells"
-    )
-
     def test_B2_black_hole(self) -> None:
         """A connect that nobody answers ends at its timeout, and not before."""
         self.server.mood = "silent"

@@ -11,6 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from rolemesh.config.node import Health
+from rolemesh.core.vigil import Pulse
 from rolemesh.node.calls import Caller
 from rolemesh.node.means import Door, Facts, Stranger
 from rolemesh.node.probe import Probe
@@ -147,8 +148,8 @@ class StrangerTests(ProbeTestCase):
 
 
 class SlotsTests(ProbeTestCase):
-    def watch(self) -> list[int | None]:
-        seen: list[int | None] = []
+    def watch(self) -> list[Pulse]:
+        seen: list[Pulse] = []
         Deferred.fromCoroutine(self.probe.watch_slots(DOOR, seen.append))
         self.settle()
         return seen
@@ -158,12 +159,32 @@ class SlotsTests(ProbeTestCase):
         seen = self.watch()
         self.server.slots = [{"is_processing": True}] * 2
         self.settle(2)
-        self.assertEqual(seen, [1, 2])
+        self.assertEqual([pulse.busy for pulse in seen], [1, 2])
 
     def test_what_cannot_be_counted_is_unknown(self) -> None:
-        """An error, or an answer of another shape, is None and not zero."""
+        """An error, or an answer of another shape, is None and not zero, but it is an answer."""
         self.server.slots = {"error": "this server does not support slots"}
         seen = self.watch()
         self.server.loading = True
         self.settle(2)
-        self.assertEqual(seen, [None, None])
+        self.assertEqual(seen, [Pulse(answered=True), Pulse(answered=True)])
+
+    def test_A8_no_answer_is_silence(self) -> None:
+        """A server that does not answer in time says nothing of its slots."""
+        self.agent.request = lambda *_, **__: Deferred()  # type: ignore[method-assign]
+        seen = self.watch()
+        self.settle(2)
+        self.assertEqual(seen, [Pulse()])
+
+    def test_A9_what_was_written_and_read_counts(self) -> None:
+        """A token more is progress, a part of the prompt too; the same numbers are none."""
+        slot = {"is_processing": True, "id_task": 7, "n_prompt_tokens_processed": 512}
+        pulses = []
+        for decoded, read in ((0, 512), (0, 1024), (1, 1024), (2, 1024), (2, 1024)):
+            token = {"n_decoded": decoded}
+            self.server.slots = [{**slot, "n_prompt_tokens_processed": read, "next_token": [token]}]
+            pulses += self.watch()
+        produced = [pulse.produced for pulse in pulses]
+        self.assertEqual(len(set(produced)), 4)
+        self.assertEqual(produced[3], produced[4])
+        self.assertEqual([pulse.reading for pulse in pulses], [True, True, False, False, False])

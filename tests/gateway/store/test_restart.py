@@ -65,6 +65,9 @@ class RestartCase(GatewayCase):
     def nodes(self) -> list[str]:
         return [node["node"] for node in self.get("/v1/nodes").json["data"]]
 
+    def roles(self) -> list[str]:
+        return sorted(role["id"] for role in self.get("/v1/models").json["data"])
+
     def state(self) -> str:
         return str(self.get("/ready").json["status"])
 
@@ -84,6 +87,19 @@ class RestoredTests(RestartCase):
         self.begin()
         self.net.spend(0.25)
         self.assertEqual((self.nodes(), self.ready()), (["box2"], (1, 1)))
+
+    def test_listed_once_seen_L3(self) -> None:
+        """A role that only a restored node announces is listed after a check, not before."""
+        self.register(self.plain(roles=["writer"]))
+        self.kill()
+        self.server.mood = "silent"
+        self.begin()
+        self.assertEqual(self.roles(), ["coder"])
+        self.kill()
+        self.server.mood = "accept"
+        self.begin()
+        self.net.spend(1)
+        self.assertEqual(self.roles(), ["coder", "writer"])
 
     def test_dead_meanwhile_L3(self) -> None:
         """A restored node whose server has gone carries nothing."""
