@@ -72,11 +72,11 @@ class RegisterTests(NodesCase):
 
     def test_P15_not_before_its_check(self) -> None:
         """Before a check went well nothing is sent to it: a request waits, and is then refused."""
-        self.server.mood = "refuse"
+        self.server.mood = "silent"
         self.post(REGISTER, self.plain())
         client = self.ask(model="writer")
         self.assertFalse(client.answered)
-        self.net.spend(1)
+        self.net.spend(3)
         self.assert_refused(client.answer, 503, "role_unavailable")
         self.assertEqual(self.server.work, [])
 
