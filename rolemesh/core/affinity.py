@@ -61,6 +61,12 @@ class Chain:
         return self.links[-1][1] if self.links else 0
 
     @property
+    def party(self) -> bytes | str | None:
+        """Whom a turn in a queue is fair to: those who begin alike, as one agent's fan-out does,
+        whatever sessions it names; else the session."""
+        return self.links[self.opening - 1][0] if self.opening else self.session
+
+    @property
     def turns(self) -> int:
         """About how often the conversation has gone on, and may be expected to go on."""
         return max(1, (len(self.links) - self.opening + 1) // 2)

@@ -19,14 +19,14 @@ LOOK_AGAIN = 5.0  # seconds, at a load that outlasts a deadline
 class Want:
     """One request's wish for a backend.
 
-    `key` and `session` are what its turn is fair by; it waits `until` an instant of the clock.
+    `key` and `party` are what its turn is fair by; it waits `until` an instant of the clock.
     `cached` tells what a backend holds of it, see `Registry.candidates`; `output` is about how
     many tokens it will write.
     """
 
     need: Need
     key: Hashable
-    session: Hashable
+    party: Hashable
     until: float
     cached: Callable[[BackendId], tuple[int, int]]
     output: int = 256
@@ -99,7 +99,7 @@ class Admission:
         waiting = _Waiting(want, self._clock.seconds(), Deferred(lambda _: self._leave(waiting)))
         left = max(0.0, want.until - waiting.since)
         waiting.late = self._clock.callLater(left, self._too_late, waiting)
-        queue.push(waiting, want.key, want.session)
+        queue.push(waiting, want.key, want.party)
         self._something_changed()
         return waiting.granted
 

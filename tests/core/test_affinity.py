@@ -102,6 +102,17 @@ class ChainTests(SynchronousTestCase):
         """A conversation of very many messages has no more links than the limit."""
         self.assertEqual(len(chain(*[MORE] * (LONGEST_CHAIN + 9)).links), LONGEST_CHAIN)
 
+    def test_party(self) -> None:
+        """One agent's fan-out is one party, whatever sessions it names; others are another."""
+        system = {"role": "system", "content": "You review code."}
+        ask = {"role": "user", "content": "now"}
+        fan = [chain(system, ask, session=name) for name in ("one", "two")]
+        other = chain({**system, "content": "You plan."}, ask, session="one")
+        self.assertEqual(fan[0].party, fan[1].party)
+        self.assertNotEqual(fan[0].party, other.party)
+        self.assertEqual(chain(ask, session="one").party, "one")
+        self.assertIsNone(chain(ask).party)
+
 
 class SessionTests(SynchronousTestCase):
     def test_headers_of_the_real_clients(self) -> None:

@@ -91,10 +91,9 @@ class FullDisk(StateCase):
         self.state.mkdir(mode=0o700)
         small = f"mount -t tmpfs -o size=256k none {self.state}"
         self.inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-        probe = shutil.which("unshare") and subprocess.run(
-            [*self.inside, small], capture_output=True, check=False
-        )
-        need(bool(probe) and probe.returncode == 0, "a file system of one's own (unshare)")
+        need(shutil.which("unshare") is not None, "unshare")
+        probe = subprocess.run([*self.inside, small], capture_output=True, check=False)
+        need(probe.returncode == 0, "a file system of one's own")
         path = self.workshop.file("models.yaml", CONFIG)
         listen = f"tcp:{self.port}:interface=127.0.0.1"
         argv = [*TWISTD, "rolemesh-gateway", "--config", str(path), "--listen", listen]
