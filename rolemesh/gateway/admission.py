@@ -10,7 +10,8 @@ from rolemesh.core.admission import FairQueue
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Backend, BackendId
 from rolemesh.core.routing import Decision, Go, Need, No, Random, Score, decide
-from rolemesh.gateway.registry import Entry, Registry
+from rolemesh.gateway.entries import Entry
+from rolemesh.gateway.registry import Registry
 
 LOOK_AGAIN = 5.0  # seconds, at a load that outlasts a deadline
 

@@ -20,8 +20,9 @@ from rolemesh.core.usage import Ending, TailTap
 from rolemesh.gateway.attempt import Answer, Call
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
+from rolemesh.gateway.entries import Entry
 from rolemesh.gateway.records import Record, Records
-from rolemesh.gateway.registry import Entry, Registry
+from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import Body, Broken, Client, Patience, SlowClient, Through
 from rolemesh.gateway.warmth import STREAM_HEADERS
 

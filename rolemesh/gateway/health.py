@@ -13,7 +13,8 @@ from twisted.logger import Logger
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId
-from rolemesh.gateway.registry import Entry, Props, Registry
+from rolemesh.gateway.entries import Entry, Props
+from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import never, receive
 from rolemesh.gateway.upstream import TryFailed, Upstream
 

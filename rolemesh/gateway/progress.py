@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.health import Sign
 from rolemesh.core.model import Backend, BackendId
-from rolemesh.gateway.registry import Entry, Registry
+from rolemesh.gateway.entries import Entry
+from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.relay import never, receive
 from rolemesh.gateway.upstream import TryFailed, Upstream
 

@@ -8,8 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId
+from rolemesh.gateway.entries import Entry
 from rolemesh.gateway.health import Checks
-from rolemesh.gateway.registry import Entry, Registry
+from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.upstream import Upstream
 from tests.gateway.memory import Net, Server
 

@@ -10,7 +10,8 @@ from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId, BackendState, Requirements, Role, Target
 from rolemesh.core.report import BackendReport, LastExit, Registration
 from rolemesh.core.routing import Candidate
-from rolemesh.gateway.registry import FORGET, LEASE, Entry, Props, Registry
+from rolemesh.gateway.entries import Entry, Props
+from rolemesh.gateway.registry import FORGET, LEASE, Registry
 
 GPU0 = BackendId("box2", "gpu0")
 GPU1 = BackendId("box2", "gpu1")
