@@ -7,6 +7,7 @@ import os
 import re
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ MAX_LINES = 10_000
 MAX_TEXT = 8192  # characters of one value; the rest is cut
 PATIENCE = 0.5  # seconds that a process which ends gives its reader
 _BATCH = 64
+_NAP = 0.02  # seconds in which lines gather; to wake the writer for each would cost more than it
 _NOISE = ("Starting factory {factory!r}", "Stopping factory {factory!r}")  # for each connection
 
 _SECRETS = (
@@ -30,6 +32,7 @@ _SECRETS = (
     (re.compile(r"(://)[^/\s\"'@]+@"), r"\1***@"),
     (re.compile(r"([?&](?:api_)?(?:key|token)=)[^&#\s\"']+", re.IGNORECASE), r"\1***"),
 )
+_HINT = re.compile(r"rm[kna]_|sk-|bearer|@|(?:key|token)=", re.IGNORECASE)
 
 
 def json_lines() -> "JsonLines":
@@ -60,6 +63,8 @@ def json_line(event: LogEvent) -> bytes:
 
 def redacted(text: str) -> str:
     """The text without keys, tokens and the user part of URLs."""
+    if _HINT.search(text) is None:  # as in nearly all
+        return text
     for secret, instead in _SECRETS:
         text = secret.sub(instead, text)
     return text
@@ -154,6 +159,7 @@ class JsonLines:
             lines = self._taken()
             written = _write_all(self._descriptor, b"".join(lines))
             self._done(0 if written else len(lines))
+            time.sleep(_NAP)
 
     def _taken(self) -> list[bytes]:
         with self._changed:

@@ -89,14 +89,21 @@ class Gateway:
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[bytes]:
         """The data of each server-sent event; raises Failed for an error and a cut stream."""
         with closing(_Exchange(self)) as exchange:
-            yield from exchange.events(path, body)
+            yield from exchange.events("POST", path, body)
+
+    def follow(self, path: str) -> Iterator[bytes]:
+        """As `events`, for a stream without an end; `patience` is then for each silence in it."""
+        with closing(_Exchange(self, endless=True)) as exchange:
+            yield from exchange.events("GET", path, None)
 
 
 class _Exchange:
-    """One request and its answer, with one deadline for both together."""
+    """One request and its answer, with one deadline for both together, or for each silence of an
+    endless one."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, endless: bool = False) -> None:
         self._gateway = gateway
+        self._endless = endless
         self._deadline = monotonic() + gateway.patience
         secure = gateway.url.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -117,10 +124,10 @@ class _Exchange:
                     raise Failed(f"the answer is longer than {MAX_BODY} bytes")
             return Answer(response.status, whole)
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[bytes]:
+    def events(self, method: str, path: str, body: Mapping[str, Any] | None) -> Iterator[bytes]:
         splitter = Splitter()
         with _told(self._gateway):
-            response, pieces = self._send("POST", path, body)
+            response, pieces = self._send(method, path, body)
             if response.status != 200:
                 Answer(response.status, b"".join(pieces)).good()
             for piece in pieces:
@@ -149,6 +156,8 @@ class _Exchange:
         while piece:  # isclosed() stays false behind a body that has a length
             connected.settimeout(self._left())
             piece = response.read1(PIECE)
+            if self._endless:
+                self._deadline = monotonic() + self._gateway.patience
             yield piece
 
     def _left(self) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from rolemesh.cli.client import Failed
-from rolemesh.cli.why import add_gateway_arguments, gateway_of
+from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
 from rolemesh.config.problems import printable
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from rolemesh.cli.table import table
 from rolemesh.config.problems import printable
 from rolemesh.core.keys import KeyRecord
 
@@ -11,12 +12,7 @@ _COLUMNS = ("ID", "NAME", "NODE", "STATE", "ROLES", "SCOPES", "NETWORKS", "EXPIR
 
 def key_table(records: Iterable[KeyRecord], now: float) -> list[str]:
     """The lines of a table, the first with the names of its columns."""
-    rows = [_COLUMNS, *(_row(record, now) for record in records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return table([_COLUMNS, *(_row(record, now) for record in records)])
 
 
 def shown_time(seconds: float) -> str:

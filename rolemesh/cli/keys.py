@@ -1,4 +1,4 @@
-"""`rolemesh keys`: make, list, rotate and revoke client keys and node tokens."""
+"""`rolemesh keys`: make, list, rotate and revoke client keys, admin keys and node tokens."""
 
 import argparse
 import os
@@ -49,6 +49,11 @@ _USES: Mapping[KeyKind, _Use] = {
         "On the node, put it into node.token (chmod 600), and into node_agent.yaml the line\n"
         "token: {file: node.token}",
     ),
+    KeyKind.ADMIN: _Use(
+        "keys.yaml",
+        "gateway:\n  keys: {file: FILE}",
+        "Operators put it into $ROLEMESH_ADMIN_KEY, for `rolemesh drain` and its like.",
+    ),
 }
 
 
@@ -63,6 +68,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = _action(actions, "add", "make a client key, or with --node a node token")
     _add_rights(add)
+    add.add_argument("--admin", action="store_true", help="an operator's key, which opens no role")
     _action(actions, "list", "show who may do what; never a key")
     turned = _action(actions, "rotate", "give a key a new text; the old one works on for a while")
     turned.add_argument(
@@ -122,15 +128,17 @@ def _add_rights(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(arguments: argparse.Namespace, now: float) -> None:
-    kind = _kind(arguments)
-    if kind is KeyKind.NODE and arguments.scopes:
-        raise KeysError("--scopes is for client keys: a node token may only register its node")
+    kind = KeyKind.ADMIN if arguments.admin else _kind(arguments)
+    if kind is not KeyKind.CLIENT and arguments.scopes:
+        raise KeysError("--scopes is for client keys: the others may do one thing")
+    if arguments.admin and arguments.node:
+        raise KeysError("--admin and --node are two keys: make them one by one")
     text, blank = mint(kind, os.urandom(ENTROPY), now)
     record = evolve(
         blank,
         name=arguments.name or arguments.node or blank.id,
         node=arguments.node,
-        roles=arguments.roles,
+        roles=() if arguments.admin else arguments.roles,
         scopes=arguments.scopes or blank.scopes,
         networks=tuple(arguments.network),
         expires_at=None if arguments.expires is None else now + arguments.expires,
@@ -148,7 +156,7 @@ def _add(arguments: argparse.Namespace, now: float) -> None:
 
 
 def _list(arguments: argparse.Namespace, now: float) -> None:
-    files = [arguments.file] if arguments.file else [_own_file(kind) for kind in _USES]
+    files = [arguments.file] if arguments.file else list(dict.fromkeys(map(_own_file, _USES)))
     records = [record for path in files if path.exists() for record in read_key_file(path)]
     wanted = [record for record in records if _is_meant(arguments, record)]
     if not wanted:
@@ -238,7 +246,7 @@ def _gateway_file() -> Path:
 
 def _named_file(kind: KeyKind, config: Path) -> Path | None:
     settings = load_gateway(config, os.environ)
-    return settings.keys if kind is KeyKind.CLIENT else settings.nodes.tokens
+    return settings.nodes.tokens if kind is KeyKind.NODE else settings.keys
 
 
 def _tell_use(kind: KeyKind, path: Path) -> None:
@@ -262,6 +270,8 @@ def _is_in_use(kind: KeyKind, path: Path) -> bool:
 
 
 def _roles_of(record: KeyRecord) -> str:
+    if record.kind is KeyKind.ADMIN:
+        return "operators, and opens no role"
     if record.roles == "*":
         return "every role (--roles narrows that)"
     return f"the roles {', '.join(record.roles)}"

@@ -8,7 +8,23 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 import rolemesh
-from rolemesh.cli import check, demo, explain, keys, smoke, up, why
+from rolemesh.cli import (
+    check,
+    demo,
+    drain,
+    explain,
+    keys,
+    logs,
+    models,
+    node,
+    nodes,
+    restart,
+    resume,
+    smoke,
+    status,
+    up,
+    why,
+)
 from rolemesh.config.problems import did_you_mean
 
 COMMANDS = {
@@ -19,6 +35,14 @@ COMMANDS = {
     "up": up,
     "explain": explain,
     "why": why,
+    "status": status,
+    "nodes": nodes,
+    "models": models,
+    "drain": drain,
+    "resume": resume,
+    "restart": restart,
+    "logs": logs,
+    "node": node,
 }
 NO, MISUSED, INTERRUPTED = 1, 2, 130
 

@@ -1,16 +1,15 @@
 """`rolemesh why [ID|--last]`: what one request waited for, in a person's words."""
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from rolemesh.cli.client import Failed, Gateway, base_url
+from rolemesh.cli.client import Failed
+from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
 from rolemesh.config.problems import printable
 
 LAST = "last"
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def register(commands: Any) -> None:
@@ -20,18 +19,6 @@ def register(commands: Any) -> None:
     command.add_argument("--last", dest="id", action="store_const", const=LAST)
     add_gateway_arguments(command)
     command.set_defaults(run=run)
-
-
-def add_gateway_arguments(command: argparse.ArgumentParser) -> None:
-    """What every command takes that asks a gateway."""
-    command.add_argument("--url", type=base_url, default=base_url(DEFAULT_URL), help=DEFAULT_URL)
-    command.add_argument("--key", help="a client key (default: $ROLEMESH_KEY)")
-    command.add_argument("--json", action="store_true", help="the answer as it came")
-
-
-def gateway_of(arguments: argparse.Namespace) -> Gateway:
-    """The gateway that a command's arguments name."""
-    return Gateway(arguments.url, arguments.key or os.environ.get("ROLEMESH_KEY"))
 
 
 def run(arguments: argparse.Namespace) -> int:

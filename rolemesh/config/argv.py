@@ -38,6 +38,7 @@ OWN_VARIABLES: Mapping[str, str] = {
     "LLAMA_ARG_CTX_SIZE": _CONTEXT,
     **dict.fromkeys(("LLAMA_ARG_MODEL", "LLAMA_ARG_MODEL_URL", "LLAMA_ARG_HF_REPO"), _MODEL),
     "LLAMA_ARG_API_PREFIX": _PATH,
+    "ROLEMESH_INSTANCE": _ALWAYS,
 }
 
 

@@ -1,18 +1,21 @@
 """What `configs/models.yaml` may say, as frozen settings."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-from rolemesh.config.files import private_file
+from rolemesh.config.files import private_file, secret
 from rolemesh.config.problems import Problem
 from rolemesh.config.reading import Place, Reader, built, listed, load, settings
 from rolemesh.config.roles import existing_role, roles
-from rolemesh.config.scalars import boolean, duration
+from rolemesh.config.scalars import boolean, duration, text
 from rolemesh.config.urls import listen, network
 from rolemesh.core.model import Role
+
+_PASSWORD = re.compile(r"[a-z]+://[^/@]*:[^/@]*@|.*[?&]password=")
 
 DEFAULT_LISTEN = "tcp:8000:interface=127.0.0.1"
 
@@ -28,7 +31,8 @@ class NodeRules:
 
 @frozen
 class GatewaySettings:
-    """One gateway. `keys` is the file of client keys; `drain` is in seconds."""
+    """One gateway. `keys` is the file of client keys; `drain` is in seconds; `store` is the URL of
+    a PostgreSQL database, None for a file in the state folder."""
 
     roles: Mapping[str, Role] = field(factory=dict)
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
@@ -37,6 +41,7 @@ class GatewaySettings:
     unknown_model: str | None = None
     default_role: str | None = None
     drain: float = 30.0
+    store: str | None = field(default=None, repr=False)
     warnings: tuple[Problem, ...] = field(default=(), eq=False)
 
 
@@ -64,6 +69,18 @@ def _unknown_model(place: Place) -> str | None:
     return None if place.value == "error" else existing_role(place)
 
 
+def _store(place: Place) -> str | None:
+    """`sqlite`, or where a PostgreSQL database is; with a password only from elsewhere."""
+    if place.value == "sqlite":
+        return None
+    where = secret(place) if isinstance(place.value, dict) else text(place)
+    if not where.startswith(("postgresql://", "postgres://")):
+        raise place.wrong("write sqlite, postgresql://HOST/DATABASE, {file: PATH} or {env: NAME}")
+    if where == place.value and _PASSWORD.match(where):
+        raise place.wrong("a password does not stand here: write {file: PATH} or {env: NAME}")
+    return where
+
+
 GATEWAY_KEYS: Mapping[str, Reader[Any]] = {
     "listen": listed(listen, least=1),
     "keys": private_file,
@@ -73,5 +90,6 @@ GATEWAY_KEYS: Mapping[str, Reader[Any]] = {
     "unknown_model": _unknown_model,
     "default_role": existing_role,
     "drain": duration,
+    "store": _store,
 }
 KEYS: Mapping[str, Reader[Any]] = {"roles": roles, "gateway": _gateway}

@@ -1,7 +1,8 @@
 """How a llama-server ended, why, and how long to wait before the next try."""
 
+import re
 import signal as signals
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from attrs import frozen
@@ -22,6 +23,7 @@ class Reason(StrEnum):
     HUNG = "hung"
     WEDGED = "wedged"
     UNKILLABLE = "unkillable"
+    ORDERED = "ordered"
     SIGNAL = "signal"
     UNKNOWN = "unknown"
 
@@ -38,6 +40,10 @@ class Ending:
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.detail}"
 
+
+_PATH = re.compile(r"(?<![\w./…])/(?:[^\s/:'\"]+/)+([^\s/:'\"]*)")
+_NUMBER = r"(?:0|[1-9]\d{0,2})"  # a timestamp of llama.cpp has leading zeros
+_ADDRESS = re.compile(rf"(?<![\w.]){_NUMBER}(?:\.{_NUMBER}){{3}}(?![\w.])(?::\d+)?")
 
 NOT_RUN = "rolemesh launcher: cannot run: "  # its last words, followed by an errno's name
 
@@ -85,6 +91,7 @@ _LAST_WORDS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
     ),
 )
 
+_SPOKEN = dict(_LAST_WORDS)
 _ABORTING = frozenset({Reason.GPU_MEMORY, Reason.HOST_MEMORY})  # they end in SIGABRT
 
 
@@ -121,6 +128,24 @@ def _cause_of_signal(signal: int, lines: Sequence[str], out_of_memory: bool) -> 
     spoken = _spoken_cause(lines)
     reason = spoken if spoken in _ABORTING else Reason.SIGNAL
     return reason, f"killed:{signal} {_signal_name(signal)}"
+
+
+def said(ending: Ending) -> str:
+    """The line that tells the cause, the last one where none does; empty where lines say nothing
+    of it."""
+    if ending.reason is Reason.UNKNOWN:
+        return ending.lines[-1] if ending.lines else ""
+    words = _SPOKEN.get(ending.reason, ())
+    return next((line for line in ending.lines if _speaks(line, words)), "")
+
+
+def _speaks(line: str, words: Iterable[str]) -> bool:
+    return any(word in line.lower() for word in words)
+
+
+def without_places(line: str) -> str:
+    """A line that tells neither where files are, but for their names, nor where machines are."""
+    return _ADDRESS.sub("***", _PATH.sub(r"…/\1", line))
 
 
 def _spoken_cause(lines: Sequence[str]) -> Reason:

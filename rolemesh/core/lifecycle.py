@@ -13,6 +13,7 @@ class Event(Enum):
 
     START = "start"
     STOP = "stop"
+    RESTART = "restart"
     SPAWNED = "spawned"
     FAILED = "failed"
     BLOCKED = "blocked"
@@ -61,6 +62,7 @@ MEANINGS: Mapping[Enum, str] = {
     State.GPU_LOST: "no process; one of its GPUs fell off the bus and has to come back first",
     Event.START: "the agent wants it to run",
     Event.STOP: "the agent wants it gone",
+    Event.RESTART: "an operator wants it to end and to start again",
     Event.SPAWNED: "the process exists",
     Event.FAILED: "no process could be made: no port, no such GPU, no such file, fork refused",
     Event.BLOCKED: "a process of an earlier start outlives SIGKILL",
@@ -117,22 +119,26 @@ MOVES: Mapping[tuple[State, Event], Move] = {
     (State.STARTING, Event.LOST): _REPLACE,
     (State.STARTING, Event.EXITED): _PAUSE,
     (State.STARTING, Event.STOP): _STOP,
+    (State.STARTING, Event.RESTART): _REPLACE,
     (State.LOADING, Event.HEALTHY): Move(State.READY, (Action.SETTLE,)),
     (State.LOADING, Event.STRANGER): _KILL_AND_REPLACE,
     (State.LOADING, Event.HUNG): _KILL_AND_REPLACE,
     (State.LOADING, Event.LOST): _REPLACE,
     (State.LOADING, Event.EXITED): _PAUSE,
     (State.LOADING, Event.STOP): _STOP,
+    (State.LOADING, Event.RESTART): _REPLACE,
     (State.READY, Event.STEADY): Move(State.READY, (Action.FORGIVE,)),
     (State.READY, Event.STALLED): Move(State.SUSPECT),
     (State.READY, Event.LOST): _REPLACE,
     (State.READY, Event.EXITED): _PAUSE,
     (State.READY, Event.STOP): _STOP,
+    (State.READY, Event.RESTART): _REPLACE,
     (State.SUSPECT, Event.MOVED): Move(State.READY, (Action.SETTLE,)),
     (State.SUSPECT, Event.WEDGED): _REPLACE,
     (State.SUSPECT, Event.LOST): _REPLACE,
     (State.SUSPECT, Event.EXITED): _PAUSE,
     (State.SUSPECT, Event.STOP): _STOP,
+    (State.SUSPECT, Event.RESTART): _REPLACE,
     (State.REPLACING, Event.OVERDUE): _KILL_AND_REPLACE,
     (State.REPLACING, Event.DEFIANT): Move(State.UNKILLABLE),
     (State.REPLACING, Event.EXITED): _PAUSE,
@@ -144,12 +150,14 @@ MOVES: Mapping[tuple[State, Event], Move] = {
     (State.BACKOFF, Event.LOST): Move(State.GPU_LOST),
     (State.BACKOFF, Event.ELAPSED): _SPAWN,
     (State.BACKOFF, Event.STOP): Move(State.STOPPED),
+    (State.BACKOFF, Event.RESTART): _SPAWN,
     (State.CRASH_LOOP, Event.LOST): Move(State.GPU_LOST),
     (State.CRASH_LOOP, Event.ELAPSED): _SPAWN,
     (State.CRASH_LOOP, Event.STOP): Move(State.STOPPED),
+    (State.CRASH_LOOP, Event.RESTART): _SPAWN,
     (State.UNKILLABLE, Event.EXITED): _PAUSE,
     (State.UNKILLABLE, Event.STOP): Move(State.STOPPED),
-    (State.GPU_LOST, Event.FOUND): _SPAWN,
+    (State.GPU_LOST, Event.FOUND): _PAUSE,
     (State.GPU_LOST, Event.STOP): Move(State.STOPPED),
 }
 

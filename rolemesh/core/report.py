@@ -18,16 +18,19 @@ T = TypeVar("T")
 
 
 class LastExit(Struct, frozen=True, omit_defaults=True):
-    """How a llama-server last ended: a class of cause, its last lines, seconds to the next try."""
+    """How a llama-server last ended: a class of cause, what it said of it, its last lines, seconds
+    to the next try. Nothing in it names a path, an address or a key."""
 
     reason: Text
+    said: Text = ""
     lines: tuple[Line, ...] = ()
     retry_in: float | None = None
 
 
 class BackendReport(Struct, frozen=True, omit_defaults=True):
     """One llama-server as its node sees it. `context` is tokens per request; `note` is what stands
-    in its way, such as a model that does not fit into its GPU."""
+    in its way, such as a model that does not fit into its GPU; `draining` why it is to get no new
+    requests, None while it takes them."""
 
     id: Name
     base_url: Text
@@ -42,6 +45,7 @@ class BackendReport(Struct, frozen=True, omit_defaults=True):
     restarts: Count = 0
     progress: Text = ""
     note: Text = ""
+    draining: Text | None = None
     last_exit: LastExit | None = None
 
     def __repr__(self) -> str:
@@ -81,7 +85,7 @@ class GpuReport(Struct, frozen=True, omit_defaults=True):
     throttled: Annotated[tuple[Text, ...], Meta(max_length=16)] | None = None
     ecc_errors: Count | None = None
     xid: Count | None = None
-    processes: Annotated[tuple[GpuProcess, ...], Meta(max_length=64)] | None = None
+    processes: Annotated[tuple[GpuProcess, ...], Meta(max_length=8)] | None = None
     silent: dict[Text, Text] = {}
     lost: bool = False
     reason: Text = ""

@@ -31,9 +31,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Splitter:
-    """Cuts a stream into events, in whatever pieces it comes; only names and data are kept."""
+    """Cuts a stream into events, in whatever pieces it comes; only names and data are kept.
 
-    def __init__(self) -> None:
+    No line, and no event's data, may have more than `longest` bytes.
+    """
+
+    def __init__(self, longest: int = LONGEST_EVENT) -> None:
+        self._longest = longest
         self._head: bytes | None = b""  # until it is known whether a byte order mark stands there
         self._after_cr = False
         self._line = bytearray()
@@ -44,7 +48,7 @@ class Splitter:
     def feed(self, piece: bytes) -> list[Event]:
         """The events that `piece` completes.
 
-        :raises BrokenStream: a line, or one event's data, is longer than LONGEST_EVENT.
+        :raises BrokenStream: a line, or one event's data, is too long.
         """
         if self._head is not None:
             piece = self._without_mark(piece)
@@ -56,8 +60,8 @@ class Splitter:
             self._line.clear()
         self._line += lines.pop()
         events = self._dispatch(lines)
-        if len(self._line) + self._held > LONGEST_EVENT:
-            raise BrokenStream(f"an event is longer than {LONGEST_EVENT} bytes")
+        if len(self._line) + self._held > self._longest:
+            raise BrokenStream(f"an event is longer than {self._longest} bytes")
         return events
 
     def _without_mark(self, piece: bytes) -> bytes:
@@ -149,6 +153,11 @@ def last_name(tail: bytes | bytearray) -> bytes | None:
         return None
     line = bytes(tail[at + 1 : at + 257])
     return line.splitlines()[0].removeprefix(b"event:").removeprefix(b" ")
+
+
+def event(data: bytes) -> bytes:
+    """An event without a name, whose data is one line."""
+    return b"data: " + data + b"\n\n"
 
 
 def comment(text: str) -> bytes:

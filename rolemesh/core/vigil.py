@@ -70,11 +70,14 @@ def loading_progress(signs: Signs, lines: int) -> Hashable:
     return (signs.read, signs.resident, signs.gpu_memory, lines)
 
 
+_NOTHING_YET = object()
+
+
 @frozen
 class Vigil:
     """For how long one progress has been seen, in seconds."""
 
-    progress: Hashable = None
+    progress: Hashable = _NOTHING_YET
     still: float = 0.0
 
     def seeing(self, progress: Hashable, elapsed: float) -> "Vigil":
@@ -84,16 +87,17 @@ class Vigil:
         return Vigil(progress, self.still + min(elapsed, LONGEST_STEP))
 
 
-def verdict(state: State, still: float, patience: Patience) -> Event | None:
-    """What it means that nothing has moved for `still` seconds in this state."""
+def verdict(state: State, still: float, silent: float, patience: Patience) -> Event | None:
+    """What it means in this state that nothing has moved for `still` seconds, and that no question
+    was answered for `silent` ones. Who is silent and works gets nothing new, and is not ended."""
     match state:
         case State.STARTING | State.LOADING:
             return Event.HUNG if still >= patience.hung else None
         case State.READY:
-            return Event.STALLED if still >= patience.suspect else None
+            return Event.STALLED if max(still, silent) >= patience.suspect else None
         case State.SUSPECT if still >= patience.wedged:
             return Event.WEDGED
-        case State.SUSPECT if still < patience.suspect:
+        case State.SUSPECT if max(still, silent) < patience.suspect:
             return Event.MOVED
         case _:
             return None

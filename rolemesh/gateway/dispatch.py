@@ -123,6 +123,8 @@ class Dispatch:
             self._registry.busy(grant.backend.id)
             if grant.backend.id not in {each.id for each in tries}:
                 self._note(call, grant, outcome, began)
+            if self._clock.seconds() >= want.until:
+                raise refusal([Try(grant.backend.id, outcome, 0.0)], self._standing(want))
             return
         self._note(call, grant, outcome, began)
         if deadly(tries):

@@ -6,7 +6,7 @@ from attrs import define, evolve, field, frozen
 
 from rolemesh.core.health import Condition, Health
 from rolemesh.core.model import Backend, BackendId, BackendState
-from rolemesh.core.report import BackendReport, GpuReport
+from rolemesh.core.report import BackendReport, GpuReport, HostReport
 from rolemesh.core.routing import Candidate
 
 READ_RATE = 1000.0  # prompt tokens a second, until a backend has shown its own
@@ -82,19 +82,25 @@ class Entry:
         if not self.leased:
             return "silent: its node has stopped reporting"
         if self.node_state is BackendState.READY:
-            return ""
+            return _drained(self.report) if self.draining else ""
         if self.report is None:
             return self.node_state.value
         return _words_of(self.report, self.node_state)
 
 
+def _drained(report: BackendReport | None) -> str:
+    why = report.draining if report is not None else None
+    return f"draining ({why})" if why else "draining"
+
+
 def _words_of(report: BackendReport, state: BackendState) -> str:
     words = state.value if not report.progress else f"{state.value}, {report.progress}"
-    if report.last_exit is None:
+    if report.last_exit is None or state is BackendState.SUSPECT:
         return words
     again = report.last_exit.retry_in
     soon = f", next try in {again:.0f} s" if again is not None else ""
-    return f"{words} after an exit ({report.last_exit.reason}){soon}"
+    said = f': "{report.last_exit.said}"' if report.last_exit.said else ""
+    return f"{words} after an exit ({report.last_exit.reason}{said}){soon}"
 
 
 @define(eq=False)
@@ -112,6 +118,7 @@ class Node:
     seen: float = 0.0
     labels: Mapping[str, str] = field(factory=dict)
     gpus: tuple[GpuReport, ...] = ()
+    host: HostReport | None = None
     version: str = ""
     backends: tuple[BackendId, ...] = ()
     heard: bool = True

@@ -1,21 +1,32 @@
 """The front door: which of the gateway's Klein apps a path belongs to."""
 
+import re
 from typing import Any
 
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 
+_OPERATORS = re.compile(
+    rb"/v1/backends(?:/.*)?|/v1/nodes/[^/]+/(?:drain|resume|commands(?:/.*)?)", re.DOTALL
+)
+
 
 class Front(Resource):
-    """Gives `/v1/nodes` and what is below it to one app, and all else to the other."""
+    """Gives verbs and commands to one app, what else is of nodes to another, and the rest to that
+    of clients."""
 
     isLeaf = True
 
-    def __init__(self, clients: IResource, nodes: IResource) -> None:
+    def __init__(self, clients: IResource, nodes: IResource, operators: IResource) -> None:
         super().__init__()
         self._clients = clients
         self._nodes = nodes
+        self._operators = operators
 
     def render(self, request: Request) -> Any:
-        of_nodes = (request.path + b"/").startswith(b"/v1/nodes/")
-        return (self._nodes if of_nodes else self._clients).render(request)
+        return self._app(request.path).render(request)
+
+    def _app(self, path: bytes) -> IResource:
+        if _OPERATORS.fullmatch(path):
+            return self._operators
+        return self._nodes if (path + b"/").startswith(b"/v1/nodes/") else self._clients

@@ -27,6 +27,9 @@ _WANTED = {
     KeyKind.NODE: (
         "send 'Authorization: Bearer rmn_…' with a node token from `rolemesh keys add --node NAME`"
     ),
+    KeyKind.ADMIN: (
+        "send 'Authorization: Bearer rma_…' with an admin key from `rolemesh keys add --admin`"
+    ),
 }
 
 
@@ -72,6 +75,19 @@ class Gatekeeper:
             raise Refusal(
                 "scope_missing", f"this key lacks the scope '{scope}': ask for one with it"
             )
+        return record
+
+    def admin(self, request: IRequest) -> KeyRecord | None:
+        """The admin key that a request carries, which is in the file of client keys; None as in
+        `client`.
+
+        :raises Refusal: as `client`.
+        """
+        if self._keys is None:
+            return None
+        record = self._known(request, self._keys, KeyKind.ADMIN)
+        if Scope.ADMIN not in record.scopes:
+            raise Refusal("scope_missing", f"this key lacks the scope '{Scope.ADMIN}'")
         return record
 
     def node(self, request: IRequest, node: str) -> KeyRecord | None:

@@ -100,8 +100,9 @@ class NodeApi:
         self.log.info("{node} left", node=node, **{"rolemesh.node": node})
         return _json(request, {"node": node, "deleted": True})
 
-    async def restore(self, kept: Kept) -> None:
-        """Take in a node of an earlier life of the gateway, as far as today's rules allow it."""
+    async def restore(self, kept: Kept, shared: bool) -> None:
+        """Take in a node that registered in an earlier life of the gateway, or at another gateway
+        of a `shared` store, as far as today's rules here allow it."""
         told = kept.registration
         try:
             token = self._keys.token(kept.token, told.node)
@@ -109,7 +110,13 @@ class NodeApi:
         except Refusal as refusal:
             self.log.warn("{node} is not restored: {why}", node=told.node, why=refusal.message)
         else:
-            self._registry.restore(told, backends)
+            self._registry.restore(told, backends, shared)
+
+    def drop(self, node: str) -> None:
+        """Let go of a node that left another gateway of the shared store."""
+        if self._registry.node(node) is not None:
+            self._registry.deregister(node)
+            self.log.info("{node} left elsewhere", node=node, **{"rolemesh.node": node})
 
     async def _take_in(
         self, registration: Registration, token: KeyRecord | None, source: Address | None
@@ -218,6 +225,7 @@ class NodeApi:
             "plain": node.plain,
             "labels": dict(node.labels),
             "gpus": node.gpus,
+            "host": node.host,
             "agent": node.version or None,
             "backends": [
                 {
@@ -228,11 +236,14 @@ class NodeApi:
                     "context": entry.backend.context or None,
                     "build": entry.backend.build or None,
                     "ready": entry.ready,
+                    "draining": entry.draining,
                     "state": entry.note() or entry.health.condition.value,
                     "in_flight": entry.in_flight,
                     "orphaned_slots": entry.orphaned,
                     "mismatches": entry.mismatches,
                     "restarts": entry.report.restarts if entry.report else 0,
+                    "note": entry.report.note if entry.report else "",
+                    "last_exit": entry.report.last_exit if entry.report else None,
                 }
                 for entry in entries
             ],

@@ -109,8 +109,6 @@ class Registry:
         lack = lacks(backend.context, backend.tools, labels, role.require)
         if lack:
             return f"is not in '{role.name}': {lack}"
-        if entry.draining:
-            return "is draining"
         return "" if entry.ready else f"is {entry.note() or entry.health.condition.value}"
 
     def candidates(
@@ -199,6 +197,7 @@ class Registry:
             seen=now,
             labels=registration.labels,
             gpus=registration.gpus,
+            host=registration.host,
             version=registration.agent.version if registration.agent else "",
         )
 
@@ -216,6 +215,7 @@ class Registry:
             self._tell(self.on_down, backend.id)
         entry.tell(backend)
         entry.node_state, entry.report, entry.leased = state, report, True
+        entry.draining = report is not None and report.draining is not None
 
     def stale(self, registration: Registration) -> bool:
         """Whether a heartbeat is older than what its node has said already.
@@ -243,6 +243,13 @@ class Registry:
         for id in node.backends:
             self._remove(id)
         self._regrouped()
+
+    def drain(self, node: str, backend: str | None, draining: bool) -> None:
+        """Take in at once what a node's next report will say of one backend, or of all."""
+        for entry in self:
+            if entry.backend.id.node == node and backend in (None, entry.backend.id.backend):
+                entry.draining = draining
+        self._changed()
 
     def read(self, id: BackendId, props: Props) -> None:
         """Fill in what a llama-server says of itself, where nobody else has said it."""

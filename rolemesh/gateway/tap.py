@@ -22,8 +22,10 @@ from rolemesh.core.affinity import Memory
 from rolemesh.core.errors import Refusal
 from rolemesh.core.openai import Api
 from rolemesh.core.roles import RoleBook
+from rolemesh.gateway.admin import OperatorApi
 from rolemesh.gateway.admission import Admission
 from rolemesh.gateway.attempt import Attempt
+from rolemesh.gateway.commands import Orders
 from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge import Limits, build_site
@@ -39,7 +41,7 @@ from rolemesh.gateway.records import Records
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.reload import Reload
 from rolemesh.gateway.statics import static_backends
-from rolemesh.gateway.store.interface import NewerSchema, Store, StoreFailed
+from rolemesh.gateway.store.interface import NewerSchema, Prepared, Store, StoreFailed
 from rolemesh.gateway.store.keeper import Keeper
 from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.store.sqlite import SqliteStore
@@ -89,19 +91,29 @@ def makeService(options: Options) -> MultiService:
     """The gateway as twistd runs it."""
     from twisted.internet import reactor  # importing it earlier would choose it for everybody
 
-    store = _sqlite(reactor, options.state_dir / "state.db")
-    return gateway_service(reactor, options.settings, options.config_path, options.endpoints, store)
-
-
-def _sqlite(reactor: Any, path: Path) -> SqliteStore:
-    """The store in its file; one that cannot be used yet is tried again while the gateway runs."""
-    store = SqliteStore(reactor, path, time.time)
+    if options.settings.store is None:
+        store: Prepared = SqliteStore(reactor, options.state_dir / "state.db", time.time)
+    else:
+        store = _postgres(reactor, options.settings.store)
     try:
-        with suppress(StoreFailed):
+        with suppress(StoreFailed):  # it is tried again while the gateway runs
             store.prepare()
     except NewerSchema as error:
         refuse([str(error)])
-    return store
+    return gateway_service(reactor, options.settings, options.config_path, options.endpoints, store)
+
+
+def _postgres(reactor: Any, url: str) -> Prepared:
+    try:
+        from psycopg import ProgrammingError
+
+        from rolemesh.gateway.store.postgres import PostgresStore
+    except ImportError:
+        refuse(["gateway.store is a database, which takes: pip install 'rolemesh[postgres]'"])
+    try:
+        return PostgresStore(reactor, url)
+    except ProgrammingError:
+        refuse(["gateway.store is no URL of a database: write postgresql://USER@HOST:PORT/NAME"])
 
 
 def gateway_service(
@@ -137,7 +149,13 @@ def build(
     dispatch = Dispatch(reactor, registry, admission, attempt, memory)
     keys = _gatekeeper(reactor, settings)
     book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
-    keeper = Keeper(reactor, store or MemoryStore(), lambda kept: nodes.restore(kept))
+    store = store or MemoryStore()
+    keeper = Keeper(
+        reactor,
+        store,
+        lambda kept: nodes.restore(kept, store.shared),
+        lambda node: nodes.drop(node),
+    )
     nodes = NodeApi(
         registry,
         keys,
@@ -161,9 +179,11 @@ def build(
         int(time.time()),
         keeper,
     )
+    orders = Orders(reactor)
+    operators = OperatorApi(reactor, keys, registry, orders)
     registry.set_static(static_backends(settings.roles.values()))
     site = build_site(
-        Front(clients.app.resource(), nodes.app.resource()),
+        Front(clients.app.resource(), nodes.app.resource(), operators.app.resource()),
         reactor,
         lambda: uuid4().hex,
         Limits(body_bytes=LONGEST_BODY, address_connections=CONNECTIONS),
@@ -173,7 +193,13 @@ def build(
     listening = Listening(reactor, endpoints, site)
     checks = Checks(reactor, registry, upstream, random.random)
     life = GatewayLife(
-        reactor, listening, site, (checks, progress), clients, keeper, settings.drain
+        reactor,
+        listening,
+        site,
+        (checks, progress, orders),
+        clients,
+        keeper,
+        settings.drain,
     )
     return life, Reload(path, registry, clients, nodes, life)
 

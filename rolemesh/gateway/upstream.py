@@ -3,10 +3,12 @@
 import re
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from attrs import frozen
+from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import (
@@ -91,6 +93,7 @@ class _StrictHead(HTTP11ClientProtocol):
 
     transport: Any
     _head: bytes | None = b""
+    _interim = 0
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -113,8 +116,6 @@ class _StrictHead(HTTP11ClientProtocol):
         if end < 0:
             return len(head) > LONGEST_HEAD or self._interim > MOST_INTERIM
         return len(_LENGTHS.findall(head, 0, end)) > 1 or head.count(b"\n", 0, end) > MOST_FIELDS
-
-    _interim = 0
 
 
 def _notice_silence(transport: Any) -> None:
@@ -183,30 +184,50 @@ class _Endpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii").strip("[]")
-        kind = _KINDS.get(type(read_address(host)), HostnameEndpoint)
+        kind = _kind_of(host)
         endpoint = kind(self.reactor, host, uri.port, timeout=self.timeout)
         if uri.scheme == b"https":
             return wrapClientTLS(optionsForClientTLS(host), endpoint)
         return endpoint
 
 
-def bounded_agent(reactor: Any, connect_timeout: float) -> IAgent:
-    """An Agent with a fresh connection for each request.
+@lru_cache(maxsize=1024)
+def _kind_of(host: str) -> Any:
+    return _KINDS.get(type(read_address(host)), HostnameEndpoint)
 
-    llama-server closes a connection after every stream whatever its headers say, so that a kept
-    one may be gone when it is used again.
+
+class _Pool(HTTPConnectionPool):
+    """Makes a fresh connection for each request.
+
+    llama-server closes a connection after every stream whatever its head says, so that a kept one
+    may be gone when it is used again; and to send again what failed on it might kill it twice.
     """
-    pool = HTTPConnectionPool(reactor, persistent=False)
-    pool._factory = _Factory
-    return Agent.usingEndpointFactory(reactor, _Endpoints(reactor, connect_timeout), pool)
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor, persistent=False)
+        self._factory = _Factory
+
+
+class _Wired(EncodedURL):
+    """A URL that is as the wire wants it, so that treq need not work that out each time."""
+
+    def to_uri(self) -> "_Wired":
+        return self
+
+
+@lru_cache(maxsize=1024)
+def _wired(url: str) -> _Wired:
+    wired = _Wired.from_text(EncodedURL.from_text(url).to_uri().to_text())
+    assert isinstance(wired, _Wired)  # hyperlink makes what it is called on
+    return wired
 
 
 class Upstream:
-    """Sends requests to backends. `agent_for` makes the Agent for a connect timeout in seconds."""
+    """Sends requests to backends."""
 
-    def __init__(self, reactor: Any, agent_for: Any = bounded_agent) -> None:
+    def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._agent_for = agent_for
+        self._pool = _Pool(reactor)
         self._agents: dict[float, IAgent] = {}
 
     async def send(
@@ -224,32 +245,42 @@ class Upstream:
 
         :raises TryFailed: nothing came that is an answer.
         """
-        client = HTTPClient(self._agent(connect_timeout))
-        sent = Headers({name: [value] for name, value in headers.items()})
-        if backend.key:
-            sent.setRawHeaders("authorization", [f"Bearer {backend.key}"])
+        asking = self._ask(backend, method, path, body, headers, connect_timeout)
         try:
-            response = await _given_up_plainly(
-                client.request(
-                    method,
-                    backend.base_url + path,
-                    headers=sent,
-                    data=BytesBody(body) if body is not None else None,
-                    unbuffered=True,
-                    allow_redirects=False,
-                    reactor=self._reactor,
-                )
-            )
+            response = await _given_up_plainly(asking)
         except CancelledError:
             raise
         except Exception as error:
             raise TryFailed(_outcome_of(error), type(error).__name__) from None
         return response.original  # treq's wrapper has nothing that a proxy needs
 
+    def _ask(
+        self,
+        backend: Backend,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        connect_timeout: float,
+    ) -> Deferred[Any]:
+        sent = Headers({name: [value] for name, value in headers.items()})
+        if backend.key:
+            sent.setRawHeaders("authorization", [f"Bearer {backend.key}"])
+        return HTTPClient(self._agent(connect_timeout)).request(
+            method,
+            _wired(backend.base_url + path),
+            headers=sent,
+            data=BytesBody(body) if body is not None else None,
+            unbuffered=True,
+            allow_redirects=False,
+            reactor=self._reactor,
+        )
+
     def _agent(self, connect_timeout: float) -> IAgent:
         agent = self._agents.get(connect_timeout)
         if agent is None:
-            agent = _PlainAgent(self._agent_for(self._reactor, connect_timeout))
+            endpoints = _Endpoints(self._reactor, connect_timeout)
+            agent = _PlainAgent(Agent.usingEndpointFactory(self._reactor, endpoints, self._pool))
             self._agents[connect_timeout] = agent
         return agent
 

@@ -186,6 +186,7 @@ class ClientApi:
         if self.draining:
             request.setHeader("connection", "close")
             raise _draining()
+        _refuse_other_types(request)
         body = request.content.read()
         ask = read(api, body)
         record.asked, record.stream = ask.model, ask.stream
@@ -283,6 +284,17 @@ for _api in Api:
 
 def _draining() -> Refusal:
     return Refusal("draining", "The gateway is stopping. Send again.", retry_after=2.0)
+
+
+def _refuse_other_types(request: EdgeRequest) -> None:
+    """Take no type that a page of any origin can have a browser send without asking first."""
+    given = request.getHeader("content-type")
+    kind = (given or "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Refusal(
+            "unsupported_media_type",
+            "The body must be JSON: send it with 'Content-Type: application/json'.",
+        )
 
 
 def _json(request: EdgeRequest, value: Any) -> bytes:

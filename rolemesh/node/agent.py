@@ -3,7 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    gatherResults,
+    maybeDeferred,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,7 +24,8 @@ from rolemesh.node.supervisor import Server
 class Servers:
     """This node's llama-servers, one for each entry of the file.
 
-    What an earlier agent left is ended before the first one starts. They start when their address is known; those that name GPUs also wait for NVML's first word.
+    What an earlier agent left is ended before the first one starts. They start when their address
+    is known; those that name GPUs also wait for NVML's first word.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ def _names_gpus(server: Server) -> bool:
 
 
 class Agent(Service):
-    """Everything that a node does, under one service."""
+    """Everything that a node does, under one service; by `hearing` it is asked and told things."""
 
     _log = Logger()
 
@@ -96,17 +103,21 @@ class Agent(Service):
         servers: Servers,
         gpus: Gpus,
         reporter: Reporter,
+        hearing: Sequence[Service] = (),
     ) -> None:
         self._runs = runs
         self._servers = servers
         self._gpus = gpus
         self._reporter = reporter
+        self._hearing = hearing
         self._starting: Deferred[None] | None = None
 
     def startService(self) -> None:
         super().startService()
         self._gpus.startService()
         self._reporter.start()
+        for each in self._hearing:
+            each.startService()
         self.run(self._runs)
 
     def run(self, runs: tuple[Run, ...]) -> Deferred[None]:
@@ -126,6 +137,8 @@ class Agent(Service):
         """Gateways first, so that they send nothing more, then all servers at once."""
         if self._starting is not None:
             self._starting.cancel()
+        for each in self._hearing:
+            await maybeDeferred(each.stopService)
         await self._reporter.stop()
         await self._servers.stop()
         self._gpus.stopService()

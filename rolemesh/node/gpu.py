@@ -155,7 +155,7 @@ class Gpus(Service):
 
 
 def _with_lost(seen: Sequence[GpuReport], before: Sequence[GpuReport]) -> tuple[GpuReport, ...]:
-    """With the cards that were there and are not any more; one without a name may be one of them."""
+    """With the cards that are not there any more; one without a name may be one of them."""
     names = {gpu.uuid for gpu in seen if gpu.uuid}
     gone = [gpu for gpu in before if gpu.uuid and gpu.uuid not in names]
     places = {gpu.index for gpu in gone}

@@ -1,29 +1,51 @@
-"""Looks again and again whether a server makes progress."""
+"""Looks again and again whether a server makes progress, and says what follows."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from rolemesh.core.vigil import Vigil
+from rolemesh.core.lifecycle import Event
+from rolemesh.core.model import BackendState as State
+from rolemesh.core.vigil import (
+    LOOK_EVERY,
+    Patience,
+    Pulse,
+    Signs,
+    Vigil,
+    loading_progress,
+    verdict,
+)
+
+
+class Judged(Protocol):
+    """A server as its judge sees it."""
+
+    state: State
+
+    def look(self) -> Signs:
+        """What the machine sees of its process now."""
+
+    def lines(self) -> int:
+        """How much it has logged."""
+
+    def judged(self, event: Event, still: float) -> None:
+        """Nothing has moved for `still` seconds, or it moves again."""
 
 
 class Judge:
-    """From `start` to `stop` asks for the `progress`, and tells for how long it has stood still."""
+    """Judges one process from `start` to `stop`; `signs` and `pulse` are what was seen last."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        every: float,
-        progress: Callable[[], Hashable],
-        tell: Callable[[float], None],
-    ) -> None:
+    def __init__(self, clock: IReactorTime, patience: Patience, server: Judged) -> None:
+        self.signs = Signs()
+        self.pulse = Pulse()
         self._clock = clock
-        self._every = every
-        self._progress = progress
-        self._tell = tell
+        self._patience = patience
+        self._server = server
         self._vigil = Vigil()
-        self._seen = 0.0
+        self._seen_at = 0.0
+        self._heard_at = 0.0
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
@@ -32,18 +54,37 @@ class Judge:
         """For how many seconds nothing has moved."""
         return self._vigil.still
 
+    def forget(self) -> None:
+        """Nothing is known of the process that comes."""
+        self.signs, self.pulse, self._vigil = Signs(), Pulse(), Vigil()
+
     def start(self) -> None:
-        """Begin with a process that is new."""
-        self._vigil, self._seen = Vigil(), self._clock.seconds()
-        self._loop.start(self._every, now=False)
+        """Begin to look."""
+        self._seen_at = self._clock.seconds()
+        self._loop.start(LOOK_EVERY, now=False)
 
     def stop(self) -> None:
         """Look no more."""
         if self._loop.running:
             self._loop.stop()
 
+    def hear(self, pulse: Pulse) -> None:
+        """Take in what it said of its slots, or that it is silent."""
+        self.pulse = pulse
+        if pulse.answered:
+            self._heard_at = self._clock.seconds()
+
     def _look(self) -> None:
         now = self._clock.seconds()
-        self._vigil = self._vigil.seeing(self._progress(), now - self._seen)
-        self._seen = now
-        self._tell(self._vigil.still)
+        self.signs = self._server.look()
+        self._vigil = self._vigil.seeing(self._progress(), now - self._seen_at)
+        self._seen_at = now
+        silent = now - self._heard_at
+        event = verdict(self._server.state, self.still, silent, self._patience)
+        if event is not None:
+            self._server.judged(event, self.still)
+
+    def _progress(self) -> Hashable:
+        if self._server.state in (State.STARTING, State.LOADING):
+            return loading_progress(self.signs, self._server.lines())
+        return self.pulse.progress(self.signs)

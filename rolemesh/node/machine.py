@@ -7,15 +7,19 @@ from collections.abc import Mapping
 
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.interfaces import IReactorProcess, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rolemesh.config.node import Run
 from rolemesh.core.endings import Reason
+from rolemesh.core.report import GpuReport
 from rolemesh.core.vigil import Signs
 from rolemesh.node import host, proc
 from rolemesh.node.aside import Aside
 from rolemesh.node.command import command_line, environment, secrets_of
+from rolemesh.node.estimate import estimate, read_weights
 from rolemesh.node.gpu import Gpus, NoSuchGpu
 from rolemesh.node.identity import Identity, Records, fingerprint
 from rolemesh.node.means import CannotStart, Door, Unkillable
@@ -23,7 +27,7 @@ from rolemesh.node.process import Child, run_child
 from rolemesh.node.survivors import Survivors
 
 DISK = 2.0  # seconds that a record may take; a sick disk costs the record, not the server
-CLEARING = 15.0  # seconds that a look for survivors may take, other servers' looks before it too
+CLEARING = 8.0  # seconds that a look for survivors may take, other servers' looks before it too
 
 
 @frozen
@@ -63,6 +67,8 @@ class Machine:
         self._promised: dict[str, int] = {}
         self._uses: dict[str, tuple[str, ...]] = {}
         self._blocked: dict[str, frozenset[str]] = {}  # GPUs of what outlives SIGKILL
+        self._pids: dict[str, int] = {}
+        self._notes: dict[str, str] = {}
         self._degraded = False
 
     async def end_survivors(self) -> None:
@@ -95,6 +101,29 @@ class Machine:
         lost = self.lost_gpu(run)
         if lost:
             raise CannotStart(Reason.GPU_LOST, lost)
+        await self._see_whether_it_fits(run)
+
+    async def _see_whether_it_fits(self, run: Run) -> None:
+        """Warn, and refuse only what can never be; a slow disk makes no estimate."""
+        reading = self._past.aside.do(read_weights, run.file)
+        try:
+            weights = await reading.addTimeout(DISK, self._clock)
+        except FileNotFoundError:
+            raise CannotStart(Reason.MODEL_MISSING, f"no file {run.file.name}") from None
+        except (OSError, TooLate):
+            return
+        if self._gpus.sample and not run.gpu.wanted and not run.gpu.none:
+            return  # which GPUs it takes is the machine's own setting
+        fit = estimate(run, weights, self._used_gpus(run), self._pids.get(run.id))
+        if fit.never:
+            raise CannotStart(Reason.GPU_MEMORY, fit.note)
+        if fit.note and fit.note != self._notes.get(run.id):
+            self._log.warn("{backend}: {note}", backend=run.id, note=fit.note)
+        self._notes[run.id] = fit.note
+
+    def _used_gpus(self, run: Run) -> list[GpuReport]:
+        used = set(self._uses.get(run.id, ()))
+        return [gpu for gpu in self._gpus.sample if gpu.uuid in used]
 
     async def _clear(self, run: Run) -> None:
         past = self._past
@@ -151,6 +180,7 @@ class Machine:
 
     async def record(self, run: Run, door: Door, pid: int) -> None:
         """Have its record on the disk, or say once that this disk takes none."""
+        self._pids[run.id] = pid
         identity = self._identity(run, door, pid)
         if identity is None:
             return  # it is gone already, or this is no Linux
@@ -186,19 +216,21 @@ class Machine:
             self._log.error("{problem}; it runs without", problem=problem)
         self._degraded = bool(problem)
 
-    def forget(self, run: Run) -> None:
-        """Its process is gone, and so may its record be."""
-        self._past.aside.do(self._past.records.forget, run.id)
+    def clean_up(self, run: Run) -> None:
+        """Its process is gone: so must be what that forked into sessions of its own."""
+        self._past.aside.do(self._past.survivors.end, run.id).addErrback(self._not_cleaned)
+
+    def _not_cleaned(self, failure: Failure) -> None:
+        self._log.failure("what a server left was not looked for", failure)
 
     async def settle(self) -> None:
-        """Until what was begun aside is done, or `DISK` seconds."""
+        """Until what was begun aside is done, or `CLEARING` seconds."""
         done: Deferred[None] = self._past.aside.do(lambda: None)
-        await done.addTimeout(DISK, self._clock).addErrback(lambda _: None)
+        await done.addTimeout(CLEARING, self._clock).addErrback(lambda _: None)
 
     def signs(self, run: Run, pid: int) -> Signs:
         """What /proc and NVML show of it; a machine that has no NVML shows no load of its GPUs."""
-        used = set(self._uses.get(run.id, ()))
-        gpus = [gpu for gpu in self._gpus.sample if gpu.uuid in used]
+        gpus = self._used_gpus(run)
         loads = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
         return evolve(
             proc.signs(pid),
@@ -208,9 +240,12 @@ class Machine:
 
     def lost_gpu(self, run: Run) -> str:
         """Which of its GPUs NVML has lost, and what it says of it."""
-        used = self._uses.get(run.id, ())
-        lost = [gpu for gpu in self._gpus.sample if gpu.lost and gpu.uuid in used]
+        lost = [gpu for gpu in self._used_gpus(run) if gpu.lost]
         return "; ".join(f"GPU {gpu.index} ({gpu.name}): {gpu.reason}" for gpu in lost)
+
+    def note(self, run: Run) -> str:
+        """What may keep it from fitting, empty where nothing does."""
+        return self._notes.get(run.id, "")
 
     def kernel_kills(self) -> int:
         """How often the kernel killed for want of memory until now."""

@@ -80,14 +80,17 @@ class Ground(Protocol):
     async def record(self, run: Run, door: Door, pid: int) -> None:
         """Write down which process it is, as far as the disk lets us."""
 
-    def forget(self, run: Run) -> None:
-        """Its process is gone."""
+    def clean_up(self, run: Run) -> None:
+        """Its process is gone; end what it left, and forget it."""
 
     def signs(self, run: Run, pid: int) -> Signs:
         """What shows whether it works."""
 
     def lost_gpu(self, run: Run) -> str:
         """Why a GPU that it uses is lost, empty while none is."""
+
+    def note(self, run: Run) -> str:
+        """What may keep it from fitting, empty where nothing does."""
 
     def kernel_kills(self) -> int:
         """How often the kernel killed for want of memory until now."""
@@ -116,4 +119,4 @@ class Means:
     restart: Restart
     grace: float
     random: Callable[[], float]
-    patience: Patience = Patience()
+    patience: Patience = field(factory=Patience)

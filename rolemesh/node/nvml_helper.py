@@ -14,7 +14,7 @@ from typing import Any
 
 import pynvml
 
-MOST_PROCESSES = 64
+MOST_PROCESSES = 8  # of a GPU; a report has no room for more
 AT_ONCE = 1  # millisecond, the least that an event can be waited for
 
 Question = Callable[[Any], Any]

@@ -1,11 +1,13 @@
 """One operating system process: how it is run, what it says, how it ends."""
 
+import fcntl
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
@@ -15,7 +17,8 @@ from twisted.python.failure import Failure
 
 from rolemesh.node.logs import LineCutter
 
-READS = 16  # of 8 KiB each: twice what a pipe holds
+PIPE = 1024 * 1024  # bytes; a server goes on writing while the agent is held up
+READS = 160  # of 8 KiB each: more than a pipe holds
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
@@ -44,6 +47,8 @@ class Child(ProcessProtocol):
     def connectionMade(self) -> None:
         self.pid = self.transport.pid or 0
         self.transport.closeStdin()
+        for pipe in self._pipes():
+            _widen(pipe)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._streams[childFD].feed(data)
@@ -65,13 +70,16 @@ class Child(ProcessProtocol):
 
     def _read_last_words(self) -> None:
         """Take what the pipes still hold; the cause of the end is in it."""
-        pipes: Mapping[int, object] = getattr(self.transport, "pipes", {})
-        for pipe in list(pipes.values()):
-            if IReadDescriptor.providedBy(pipe):
-                _empty(pipe)
+        for pipe in self._pipes():
+            _empty(pipe)
         for stream in self._streams.values():
             stream.flush()
         self.transport.loseConnection()  # another holder of the pipes must not keep them open
+
+    def _pipes(self) -> list[Any]:
+        """Those that we read."""
+        pipes: Mapping[int, object] = getattr(self.transport, "pipes", {})
+        return [pipe for pipe in pipes.values() if IReadDescriptor.providedBy(pipe)]
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessExitedAlready):
@@ -81,6 +89,13 @@ class Child(ProcessProtocol):
         if self.pid:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _widen(pipe: Any) -> None:
+    """As far as the machine lets one user have; elsewhere than on Linux pipes are as they are."""
+    with suppress(OSError):
+        if sys.platform == "linux":
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def _empty(pipe: IReadDescriptor) -> None:

@@ -10,6 +10,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rolemesh.core.endings import backoff
+from rolemesh.core.local import GatewayStanding
 from rolemesh.core.report import Accepted, Registration, encode, read_accepted
 from rolemesh.node.calls import Answer, Caller
 
@@ -73,6 +74,10 @@ class Link:
             self._news = True
         elif self._timer is None and self.standing is Standing.REGISTERED:
             self._later(SOON)
+
+    def about(self) -> GatewayStanding:
+        """How we stand with it, and what was last said about that."""
+        return GatewayStanding(self._url, self.standing.value, self._said)
 
     async def stop(self, node: str) -> None:
         """Tell no more, and try for two seconds to say that the node leaves."""
@@ -210,6 +215,10 @@ class Reporter:
     def __init__(self, links: Sequence[Link], node: str) -> None:
         self._links = links
         self._node = node
+
+    def standings(self) -> list[GatewayStanding]:
+        """How the node stands with each gateway."""
+        return [link.about() for link in self._links]
 
     def start(self) -> None:
         """Begin to tell every gateway."""

@@ -1,11 +1,11 @@
 """What the node is at this moment, in the words of the wire."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 import rolemesh
-from rolemesh.core.endings import Ending
+from rolemesh.core.endings import Ending, said, without_places
 from rolemesh.core.model import BackendState as State
 from rolemesh.core.report import (
     Agent,
@@ -20,6 +20,7 @@ from rolemesh.node.proc import process
 from rolemesh.node.supervisor import Server
 
 TOLD_LINES = 20  # of a log, at an exit
+ALL_LINES = 16 * 1024  # characters, of all servers: a gateway reads 64 KiB of a report
 LONGEST_LINE = 1000  # characters
 LONGEST_TEXT = 256  # characters, as `core.report.Text` allows
 
@@ -28,19 +29,28 @@ class Snapshots:
     """Makes snapshots of one run of the agent; `generation` grows from each to the next."""
 
     def __init__(
-        self, node: str, instance: str, labels: Mapping[str, str], meter: HostMeter
+        self,
+        node: str,
+        instance: str,
+        labels: Mapping[str, str],
+        meter: HostMeter,
+        drained: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.node = node
         self._instance = instance
         self._labels = dict(labels)
         self._meter = meter
+        self._drained = drained
         self._generation = 0
 
     def take(self, servers: Iterable[Server], gpus: Sequence[GpuReport]) -> Registration:
         """All servers that have an address, in whatever state, and the last GPU sample."""
         self._generation += 1
         servers = tuple(servers)
-        backends = (backend_report(server) for server in servers)
+        room = ALL_LINES // max(1, sum(server.last_ending is not None for server in servers))
+        backends = (
+            backend_report(server, self._drained(server.run.id), room) for server in servers
+        )
         own = {server.pid: server.run.id for server in servers if server.pid}
         return Registration(
             node=self.node,
@@ -54,8 +64,11 @@ class Snapshots:
         )
 
 
-def backend_report(server: Server) -> BackendReport | None:
-    """One server; None while it never had a place to answer."""
+def backend_report(
+    server: Server, drained: str | None = None, room: int = ALL_LINES
+) -> BackendReport | None:
+    """One server, why it takes nothing new, and at most `room` characters of its log; None while
+    it never had a place to answer."""
     run, door, facts = server.run, server.door, server.facts
     if door is None:
         return None
@@ -72,7 +85,9 @@ def backend_report(server: Server) -> BackendReport | None:
         slots_busy=server.busy,
         restarts=server.restarts,
         progress=_progress(server),
-        last_exit=_last_exit(server.last_ending, server.retry_in),
+        draining=drained,
+        note=server.note[:LONGEST_TEXT],
+        last_exit=_last_exit(server.last_ending, server.retry_in, room),
     )
 
 
@@ -99,8 +114,15 @@ def _progress(server: Server) -> str:
             return ""
 
 
-def _last_exit(ending: Ending | None, retry_in: float | None) -> LastExit | None:
+def _last_exit(ending: Ending | None, retry_in: float | None, room: int) -> LastExit | None:
     if ending is None:
         return None
-    lines = tuple(line[:LONGEST_LINE] for line in ending.lines[-TOLD_LINES:])
-    return LastExit(reason=str(ending)[:LONGEST_TEXT], lines=lines, retry_in=retry_in)
+    lines = [without_places(line)[:LONGEST_LINE] for line in ending.lines[-TOLD_LINES:]]
+    while sum(map(len, lines)) > room:
+        del lines[0]
+    return LastExit(
+        reason=without_places(str(ending))[:LONGEST_TEXT],
+        said=without_places(said(ending))[:LONGEST_TEXT],
+        lines=tuple(lines),
+        retry_in=retry_in,
+    )

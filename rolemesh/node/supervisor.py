@@ -1,7 +1,7 @@
 """One llama-server's life, performed: what the table in `core.lifecycle` orders is done here."""
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,19 +15,11 @@ from twisted.python.failure import Failure
 
 from rolemesh.config.node import Run
 from rolemesh.core import lifecycle
-from rolemesh.core.endings import (
-    LOOP_ENDINGS,
-    LOOP_PAUSE,
-    REMEMBERED,
-    Ending,
-    Reason,
-    classify,
-    looping,
-    pause,
-)
+from rolemesh.core.endings import Ending, Reason, classify
 from rolemesh.core.lifecycle import Action, Event
 from rolemesh.core.model import BackendState as State
-from rolemesh.core.vigil import LOOK_EVERY, Pulse, Signs, loading_progress, verdict
+from rolemesh.core.vigil import Pulse, Signs
+from rolemesh.node.history import History
 from rolemesh.node.judge import Judge
 from rolemesh.node.logs import ServerLog
 from rolemesh.node.means import CannotStart, Door, Facts, Means, Stranger, Unkillable
@@ -37,8 +29,7 @@ HEARD_LINES = 60  # of the log, where the cause of an exit is looked for
 KILL_PATIENCE = 5.0  # seconds that SIGKILL may take
 LOOK_AGAIN = 10.0  # seconds between looks at a process that outlived it
 
-_LOADING = frozenset({State.STARTING, State.LOADING})
-_ALIVE = _LOADING | {State.READY, State.SUSPECT}
+_ALIVE = frozenset({State.STARTING, State.LOADING, State.READY, State.SUSPECT})
 _PAUSING = frozenset({State.BACKOFF, State.CRASH_LOOP})
 _EXPLAINED = _PAUSING | {State.REPLACING, State.UNKILLABLE, State.GPU_LOST}
 
@@ -53,13 +44,11 @@ class Server:
         self.state = State.STOPPED
         self.door: Door | None = None
         self.facts = Facts()
-        self.signs = Signs()
-        self.last_ending: Ending | None = None
         self.log = ServerLog(means.clock, run.id)
         self._means = means
         self._changed = changed
-        self._pulse = Pulse()
-        self._judge = Judge(means.clock, LOOK_EVERY, self._progress, self._judged)
+        self._judge = Judge(means.clock, means.patience, self)
+        self._history = History(means.restart)
         self._events: deque[Event] = deque()
         self._handling = False
         self._spawn = 0
@@ -67,8 +56,6 @@ class Server:
         self._kills_before = 0
         self._child: Child | None = None
         self._verdict: Ending | None = None
-        self._endings: tuple[Ending, ...] = ()
-        self._ends: deque[float] = deque(maxlen=LOOP_ENDINGS + 1)
         self._timer: IDelayedCall | None = None
         self._task: Deferred[Any] | None = None
         self._stopped: list[Deferred[None]] = []
@@ -98,6 +85,19 @@ class Server:
             self._stopped.append(done)
         return done
 
+    def restart(self) -> bool:
+        """Start it again now, as an operator wants it: no failure, and earlier ones are forgiven.
+
+        False where it is on its way already, or where nothing can be started.
+        """
+        beginning = self.state is State.STARTING and self._child is None
+        if beginning or (self.state, Event.RESTART) not in lifecycle.MOVES:
+            return False
+        self._history.forget()
+        self._verdict = Ending(Reason.ORDERED, "an operator wanted it started again")
+        self._handle(Event.RESTART)
+        return True
+
     def kill(self) -> None:
         """End the process this instant, where the agent itself has no time left."""
         if self._child is not None:
@@ -110,15 +110,45 @@ class Server:
             self._verdict = Ending(Reason.GPU_LOST, lost, uptime=self.age)
         self._handle(Event.LOST if lost else Event.FOUND)
 
+    def look(self) -> Signs:
+        """What the machine sees of its process now."""
+        return self._means.ground.signs(self.run, self.pid or 0)
+
+    def lines(self) -> int:
+        """How much it has logged."""
+        return self.log.count
+
+    def judged(self, event: Event, still: float) -> None:
+        """Nothing has moved for `still` seconds, or it moves again."""
+        if event in (Event.HUNG, Event.WEDGED):
+            reason = Reason.HUNG if event is Event.HUNG else Reason.WEDGED
+            self._verdict = Ending(reason, f"no progress for {still:.0f} s, {self.state.value}")
+        self._handle(event)
+
     @property
     def pid(self) -> int | None:
         """Its process, which also leads the session of all that it forks."""
         return self._child.pid if self._child is not None else None
 
     @property
+    def note(self) -> str:
+        """What may keep it from fitting where it runs, empty where nothing does."""
+        return self._means.ground.note(self.run)
+
+    @property
+    def last_ending(self) -> Ending | None:
+        """How it last ended, None while it never has."""
+        return self._history.last
+
+    @property
+    def signs(self) -> Signs:
+        """What was last seen of its process."""
+        return self._judge.signs
+
+    @property
     def busy(self) -> int | None:
         """How many slots work; None when it does not say."""
-        return self._pulse.busy
+        return self._judge.pulse.busy
 
     @property
     def still(self) -> float:
@@ -195,15 +225,14 @@ class Server:
         self._spawn += 1
         self._spawned_at = self._means.clock.seconds()
         self._kills_before = self._means.ground.kernel_kills()
-        self.facts, self.signs, self._pulse, self._verdict = Facts(), Signs(), Pulse(), None
+        self.facts, self._verdict = Facts(), None
+        self._judge.forget()
         self._work(self._run_server(self._spawn))
 
     async def _run_server(self, spawn: int) -> Event:
         try:
             await self._means.ground.make_room(self.run)
-            self._run_child(
-                Child(self.log.cutter(), self.log.cutter(), partial(self._exited, spawn))
-            )
+            self._run_child(partial(self._exited, spawn))
         except CancelledError:
             raise
         except CannotStart as problem:
@@ -216,8 +245,9 @@ class Server:
             return Event.FAILED
         return Event.SPAWNED
 
-    def _run_child(self, child: Child) -> None:
+    def _run_child(self, exited: Callable[[Exit], None]) -> None:
         ground = self._means.ground
+        child = Child(self.log.cutter(), self.log.cutter(), exited)
         self.door = ground.open_door(self.run)
         secrets = ground.run_server(self.run, self.door, child)
         self._child = child
@@ -233,7 +263,7 @@ class Server:
         if spawn != self._spawn or self._child is None:
             return
         self._child = None
-        self._means.ground.forget(self.run)
+        self._means.ground.clean_up(self.run)
         if self.state is not State.STOPPING:
             self._remember(self._cause(status))
         self._handle(Event.EXITED)
@@ -247,10 +277,9 @@ class Server:
         return classify(status.code, status.signal, lines, out_of_memory=killed, uptime=uptime)
 
     def _remember(self, ending: Ending) -> None:
-        self.last_ending, self._verdict = ending, None
-        self._endings = (*self._endings, ending)[-REMEMBERED:]
-        self._ends.append(self._means.clock.seconds())
-        self._pulse = Pulse()
+        self._verdict = None
+        self._history.add(ending, self._means.clock.seconds())
+        self._judge.forget()
 
     def _ask(self) -> None:
         assert self.door is not None  # a SPAWNED server has one
@@ -267,11 +296,12 @@ class Server:
             detail = f"another program answers there: {stranger}"
             self._verdict = Ending(Reason.PORT_IN_USE, detail)
             return Event.STRANGER
-        await probe.watch_slots(door, self._hear)
+        await probe.watch_slots(door, self._judge.hear)
         raise AssertionError("slots are watched for ever")
 
     def _learn(self, facts: Facts) -> None:
         self.facts = facts
+        self._judge.hear(Pulse(answered=True))
         if facts.context < self.run.context:
             self._logger.warn(
                 "{backend}: {wanted} tokens per slot were asked for, the server has {context}",
@@ -280,9 +310,6 @@ class Server:
                 backend=self.run.id,
             )
         self._handle(Event.HEALTHY)
-
-    def _hear(self, pulse: Pulse) -> None:
-        self._pulse = pulse
 
     def _work(self, coroutine: Coroutine[Deferred[Any], Any, Event]) -> None:
         """Do what takes time; it belongs to the states in which it may go on."""
@@ -293,39 +320,22 @@ class Server:
         if not failure.check(CancelledError):
             self._logger.failure("{backend}: its probe broke", failure, backend=self.run.id)
 
-    def _progress(self) -> Hashable:
-        """What the judge sees at each look."""
-        self.signs = self._means.ground.signs(self.run, self.pid or 0)
-        if self.state in _LOADING:
-            return loading_progress(self.signs, self.log.count)
-        return self._pulse.progress(self.signs)
-
-    def _judged(self, still: float) -> None:
-        event = verdict(self.state, still, self._means.patience)
-        if event in (Event.HUNG, Event.WEDGED):
-            reason = Reason.HUNG if event is Event.HUNG else Reason.WEDGED
-            self._verdict = Ending(reason, f"no progress for {still:.0f} s, {self.state.value}")
-        if event is not None:
-            self._handle(event)
-
     def _settle(self) -> None:
         self._later(self._means.restart.reset_after, Event.STEADY)
 
     def _forgive(self) -> None:
-        self._endings = ()
+        self._history.forgive()
 
     def _wait(self) -> None:
-        restart = self._means.restart
         if self._means.ground.lost_gpu(self.run):
             self._handle(Event.LOST)
-        elif looping(self._ends, self._means.clock.seconds()):
+        elif self._history.looping(self._means.clock.seconds()):
             self._handle(Event.LOOPING)
         else:
-            wait = pause(self._endings, restart.first, restart.longest, self._means.random())
-            self._later(wait, Event.ELAPSED)
+            self._later(self._history.pause(self._means.random()), Event.ELAPSED)
 
     def _rest(self) -> None:
-        self._later(max(LOOP_PAUSE, self._means.restart.longest), Event.ELAPSED)
+        self._later(self._history.rest(), Event.ELAPSED)
 
     def _watch(self) -> None:
         self._work(self._until_gone())

@@ -38,7 +38,10 @@ class Survivors:
     def end(self, backend: str) -> list[int]:
         """The same for what is left of one server."""
         recorded = [each for each in self._records.read() if each.backend == backend]
-        return _end(lambda: _find(self.tag(backend), recorded))
+        left = _end(lambda: _find(self.tag(backend), recorded))
+        if not left:
+            self._records.forget(backend)
+        return left
 
     def gpus_of(self, backend: str) -> tuple[str, ...]:
         """The GPUs that its record names."""

@@ -3,6 +3,7 @@
 import os
 import random
 import secrets
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,24 +17,32 @@ from twisted.web.client import HTTPConnectionPool
 
 from rolemesh.config.node import NodeSettings, load_node
 from rolemesh.config.problems import ConfigError
+from rolemesh.core.local import SOCKET
 from rolemesh.core.report import Registration
+from rolemesh.core.vigil import Patience
 from rolemesh.node.address import OwnAddress
 from rolemesh.node.agent import Agent, Servers
 from rolemesh.node.aside import Aside
 from rolemesh.node.calls import Caller
+from rolemesh.node.command_stream import CommandStream
+from rolemesh.node.commands import Operator
+from rolemesh.node.drains import Drains
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.hostmeter import HostMeter
 from rolemesh.node.identity import Records, instance_of
+from rolemesh.node.local import LocalSocket
 from rolemesh.node.machine import Machine, Past
 from rolemesh.node.means import Means
 from rolemesh.node.probe import Probe
 from rolemesh.node.reporter import Link, Reporter
 from rolemesh.node.snapshot import Snapshots
+from rolemesh.node.status import node_status
 from rolemesh.node.supervisor import Server
 from rolemesh.node.survivors import Survivors
 from rolemesh.service import ServiceOptions, Signals
 
 CONNECT, EXCHANGE = 2.0, 5.0  # seconds, for a gateway
+PATIENCE = Patience()
 
 _log = Logger()
 
@@ -70,13 +79,23 @@ def node_service(reactor: Any, settings: NodeSettings, state: Path) -> Agent:
     machine = Machine(reactor, reactor, settings.ports, gpus, os.environ, past)
     means = _means(reactor, settings, machine)
     address = OwnAddress(settings.gateways, settings.advertise, reactor, reactor.resolve)
-    snapshots = Snapshots(settings.name, secrets.token_hex(8), settings.labels, HostMeter(reactor))
+    drains = Drains(state / "drains.json", past.aside, reactor, time.time)
+    drains.load()
+    instance = secrets.token_hex(8)
+    meter = HostMeter(reactor)
+    snapshots = Snapshots(settings.name, instance, settings.labels, meter, drains.of)
     reporter = Reporter(
         _links(reactor, settings, lambda: snapshots.take(servers.running, gpus.sample)),
         settings.name,
     )
     servers = Servers(lambda run: Server(run, means, reporter.changed), machine, address, gpus)
-    return Agent(settings.run, servers, gpus, reporter)
+    operator = Operator(settings.name, servers, drains, reporter.changed)
+    status = node_status(settings.name, servers, gpus, reporter, drains)
+    hearing = (
+        *_command_streams(reactor, settings, instance, operator),
+        LocalSocket(reactor, state / SOCKET, status),
+    )
+    return Agent(settings.run, servers, gpus, reporter, hearing)
 
 
 def _past(reactor: Any, state: Path) -> Past:
@@ -94,6 +113,7 @@ def _means(reactor: Any, settings: NodeSettings, machine: Machine) -> Means:
         restart=settings.restart,
         grace=settings.stop,
         random=random.random,
+        patience=PATIENCE,
     )
 
 
@@ -104,6 +124,19 @@ def _links(
     return [
         Link(url, settings.token, caller, reactor, snapshot, random.random)
         for url in settings.gateways
+    ]
+
+
+def _command_streams(
+    reactor: Any, settings: NodeSettings, instance: str, operator: Operator
+) -> list[CommandStream]:
+    http = _http(reactor, CONNECT)
+    caller = Caller(http, reactor, EXCHANGE)
+    paths = [f"{url.rstrip('/')}/v1/nodes/{settings.name}" for url in settings.gateways]
+    token = settings.token
+    return [
+        CommandStream(path, instance, token, http, caller, reactor, operator, random.random)
+        for path in paths
     ]
 
 

@@ -23,7 +23,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "faults": Benchmark("requests over backends that keep failing", faults.options, faults.run),
     "leavers": Benchmark("clients that leave in every phase", leavers.options, leavers.run),
     "affinity": Benchmark("prompt tokens read by each policy", affinity.options, affinity.run),
-    "streams": Benchmark("many streams, and clients that do not read", streams.options, streams.run),
+    "streams": Benchmark(
+        "many streams, and clients that do not read", streams.options, streams.run
+    ),
     "rescue": Benchmark("servers killed in the middle of a stream", rescue.options, rescue.run),
 }
 

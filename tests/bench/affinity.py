@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from tests.bench.doubles import Double, close_all
 from tests.bench.table import at_most, judge, percentile, show
+from tests.doubles.model import WORDS
 from tests.real.harness import Server, Workshop, ask
 
 BACKENDS, SLOTS, CONVERSATIONS = 3, 2, 6
@@ -73,8 +74,10 @@ def run(turns: int, rounds: int, seed: int) -> int:
     show(f"affinity: {about}", ("placement", "tokens read", "cached", "x fixed"), rows)
     slow = _slow_cases(trace, rounds, seed)
     head = ("policy", "p95 to first token, ms", "median, ms", "tokens read")
-    rows = [(policy, _ms(each.p95), _ms(_median(each)), each.read) for policy, each in slow.items()]
-    show(f"affinity: doubles, one of {BACKENDS} is {SLOWER} times slower", head, rows)
+    slow_rows = [
+        (name, _ms(each.p95), _ms(_median(each)), each.read) for name, each in slow.items()
+    ]
+    show(f"affinity: doubles, one of {BACKENDS} is {SLOWER} times slower", head, slow_rows)
     ratio = slow["affinity"].p95 / slow["least-loaded"].p95
     return judge(
         [
@@ -154,14 +157,14 @@ def _double(pace: float) -> Double:
 async def _play(trace: Trace, urls: Sequence[str], seed: int) -> Seen:
     """All conversations side by side, each to one URL; seeded pauses mix their turns."""
     seen = Seen()
-    talks = (_converse(trace, n, url, random.Random(seed * 100 + n), seen) for n, url in enumerate(urls))
+    talks = (
+        _converse(trace, n, url, random.Random(seed * 100 + n), seen) for n, url in enumerate(urls)
+    )
     await asyncio.gather(*talks)
     return seen
 
 
-async def _converse(
-    trace: Trace, number: int, url: str, dice: random.Random, seen: Seen
-) -> None:
+async def _converse(trace: Trace, number: int, url: str, dice: random.Random, seen: Seen) -> None:
     messages: list[Any] = [{"role": "system", "content": trace.system_prompt(number)}]
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=120) as client:
         for turn in range(trace.turns):
@@ -190,10 +193,7 @@ async def _turn(client: AsyncOpenAI, messages: list[Any], words: int, seen: Seen
 
 
 def _words(dice: random.Random, count: int) -> str:
-    return " ".join(dice.choices(_SAID, k=count))
-
-
-_SAID = ("mesh node route token model gpu queue port hello world red blue green there").split()
+    return " ".join(dice.choices(WORDS, k=count))
 
 
 def _median(seen: Seen) -> float:

@@ -73,7 +73,7 @@ def run(requests: int, every: float, seed: int) -> int:
 
 
 def _config(doubles: Sequence[Double]) -> str:
-    role = {"use": [double.url for double in doubles], "timeout": {"first_byte": "20s"}}
+    role = {"use": [double.url for double in doubles], "timeout": {"first_byte": "5s"}}
     return json.dumps({"roles": {"coder": role}})
 
 
@@ -146,9 +146,7 @@ async def _whole(client: AsyncOpenAI, messages: Any, seen: Seen) -> None:
 async def _stream(client: AsyncOpenAI, messages: Any, seen: Seen) -> None:
     text, begun = "", False
     try:
-        answer = await client.chat.completions.create(
-            model="coder", messages=messages, stream=True
-        )
+        answer = await client.chat.completions.create(model="coder", messages=messages, stream=True)
         async for chunk in answer:
             begun = True
             for choice in chunk.choices:

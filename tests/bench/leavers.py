@@ -19,7 +19,7 @@ from tests.real.harness import Server, Workshop, ask
 BACKENDS, SLOTS = 2, 2
 BATCH = "64"  # prompt tokens between two looks of llama-server at its clients: some 50 ms here
 AT_A_TIME = 12  # three times the slots, so that many leave the queue
-LONGEST_STAY = 0.6  # seconds
+STAYS = (0.0, 0.02, 0.5, 2.5)  # seconds; each client draws one, and how much of it
 LEFT_FOR = 1.0  # seconds after which all must be free
 CHAT = "/v1/chat/completions"
 PROMPTS = {"short": 1, "long": 400}
@@ -93,7 +93,7 @@ async def _client(url: str, numbers: Any, seen: Seen, dice: random.Random) -> No
     port = urlsplit(url).port
     for _ in numbers:
         stream, prompt = dice.random() < 0.5, dice.choice(list(PROMPTS))
-        stay = dice.choice((0.0, dice.uniform(0, 0.02), dice.uniform(0, LONGEST_STAY)))
+        stay = dice.uniform(0.0, dice.choice(STAYS))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(_request(_body(stream, prompt, 500)))
         received = await _read_for(reader, stay)
@@ -136,8 +136,19 @@ def _look(gateway: Server, servers: Sequence[Server], seen: Seen) -> None:
     seen.connections += min(_connections(gateway, ports) for _ in range(3))
     nodes = ask(f"{gateway.url}/v1/nodes").json()
     seen.in_flight += _sum_of(nodes, "in_flight")
-    slots = [slot for server in servers for slot in ask(f"{server.url}/slots").json()]
-    seen.busy += sum(slot["is_processing"] for slot in slots)
+    for server in servers:
+        for slot in ask(f"{server.url}/slots").json():
+            if slot["is_processing"]:
+                seen.busy += 1
+                print(f"still busy: {_told(slot)}", flush=True)
+
+
+def _told(slot: dict[str, Any]) -> str:
+    """How far a busy slot is with what."""
+    next_token = slot.get("next_token") or [{}]
+    decoded = next_token[0].get("n_decoded") if isinstance(next_token, list) else None
+    read = f"{slot.get('n_prompt_tokens_processed')} of {slot.get('n_prompt_tokens')} tokens read"
+    return f"task {slot.get('id_task')}, {read}, {decoded} written"
 
 
 def _connections(gateway: Server, ports: set[int | None]) -> int:

@@ -74,7 +74,9 @@ def run(times: int, seed: int) -> int:
                 after = dice.randint(1, TOKENS - 10)
                 told = _once(client, servers, role, after, undisturbed, seen[role])
                 _until_ready(gateway)
-                print(f"{number + 1}/{times} {role}, killed after {after} tokens: {told}", flush=True)
+                print(
+                    f"{number + 1}/{times} {role}, killed after {after} tokens: {told}", flush=True
+                )
     finally:
         workshop.close()
     return _tell(seen, times)

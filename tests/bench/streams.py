@@ -16,10 +16,11 @@ from attrs import define, field
 from tests.bench.doubles import Double
 from tests.bench.table import Promise, at_most, judge, none_of, percentile, show
 from tests.doubles.model import render, words
-from tests.real.harness import Program, Server, Workshop, ask
+from tests.real.harness import Program, Server, Workshop, ask, eventually
 
 STREAMS, SPEED = 200, 20  # tokens a second
 READERS, DEAF = 50, 100
+FLOOD = 4000  # tokens to each of the deaf: a megabyte, many times what the kernel keeps for them
 ROOM = 50.0  # MB
 SLOWER = 1.20
 CHAT = "/v1/chat/completions"
@@ -83,7 +84,7 @@ def run(seconds: float, streams: int) -> int:
         gateway.program.until("all are ready", lambda: _ready(gateway.url))
         count = int(seconds * SPEED)
         promises = _many(gateway, double, streams, count)
-        promises += _unread(gateway, min(count, 20 * SPEED))
+        promises += _unread(gateway, fast, min(count, 20 * SPEED))
     finally:
         workshop.close()
         for each in (double, fast):
@@ -116,12 +117,12 @@ def _row(name: str, streams: list[Stream]) -> tuple[object, ...]:
     return (name, len(late), *(f"{each * 1000:.1f}" for each in figures))
 
 
-def _unread(gateway: Server, count: int) -> list[Promise]:
+def _unread(gateway: Server, flood: Double, count: int) -> list[Promise]:
     alone = asyncio.run(_read_all(gateway.url, READERS, count))
     before = _megabytes(gateway.program)
     deaf = [_deaf_client(gateway.url) for _ in range(DEAF)]
     try:
-        time.sleep(2.0)  # in which all of them fill what there is to fill
+        _until_idle(flood)
         beside, most = asyncio.run(_watched(gateway, count))
     finally:
         for client in deaf:
@@ -136,6 +137,12 @@ def _unread(gateway: Server, count: int) -> list[Promise]:
         at_most("MB that they cost", most - before, ROOM, "{:.1f}"),
         at_most("how long the others took x alone", slower, SLOWER),
     ]
+
+
+def _until_idle(double: Double) -> None:
+    """Wait until it has said what it can, so that it takes no CPU from those who are measured."""
+    process = psutil.Process(double.pid)
+    eventually("the deaf are served", lambda: process.cpu_percent(0.5) < 10, 50.0)
 
 
 async def _watched(gateway: Server, count: int) -> tuple[list[Stream], float]:
@@ -158,7 +165,7 @@ def _deaf_client(url: str) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", urlsplit(url).port))
     messages = [{"role": "user", "content": "flood"}]
-    asked = {"model": "flood", "messages": messages, "max_tokens": 500_000, "ignore_eos": True}
+    asked = {"model": "flood", "messages": messages, "max_tokens": FLOOD, "ignore_eos": True}
     client.sendall(_request({**asked, "stream": True}))
     return client
 

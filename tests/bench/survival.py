@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from attrs import define, field
 
 from tests.bench.table import at_most, judge, none_of, percentile, show
-from tests.real.harness import DEADLINE, Server, Workshop, answers, ask, free_port
+from tests.real.harness import DEADLINE, Server, Workshop, answers, ask
 
 CONFIG = "roles: {planner: tiny}\ngateway: {drain: 1s}"
 READY = 3.0  # seconds
@@ -32,6 +34,27 @@ class Well(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+class Backend(ThreadingHTTPServer):
+    """Says nothing of gateways that vanish in the middle of a check."""
+
+    def handle_error(self, *_: object) -> None:
+        """That is what this is about."""
+
+
+@contextmanager
+def well() -> Iterator[str]:
+    """The URL of a backend that is always well."""
+    server = Backend(("127.0.0.1", 0), Well)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        serving.join()
 
 
 @define
@@ -111,33 +134,26 @@ class Nodes:
 
 @define
 class Findings:
-    """What the kills showed; times are in seconds from the start of the process."""
+    """What the kills showed; `ready` is in seconds from the start of a process, `cpu` is how many
+    of them it worked, which a busy machine does not change."""
 
     kills: int = 0
     acknowledged: int = 0
     lost: list[str] = field(factory=list)
     ready: list[float] = field(factory=list)
+    cpu: list[float] = field(factory=list)
 
 
 def measure(kills: int, rate: float = 10.0, nodes: int = 20, seed: int = 1) -> Findings:
     """Kill a gateway so often, at random moments, half of them within a registration."""
-    dice = random.Random(seed)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Well)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    workshop, port = Workshop(), free_port()
-    found = Findings()
-    backend = f"http://127.0.0.1:{server.server_port}"
-    try:
-        gateway = workshop.gateway(CONFIG, port)
+    dice, found = random.Random(seed), Findings()
+    with well() as backend, closing(Workshop()) as workshop:
+        gateway = workshop.gateway(CONFIG)
         with Nodes(gateway.url, backend, nodes, rate, dice) as mesh:
             gateway.program.until("a role is ready", lambda: answers(f"{gateway.url}/ready"))
             for _ in range(kills):
                 gateway = _again(workshop, gateway, mesh, found, dice)
             found.acknowledged = mesh.acknowledged
-    finally:
-        server.shutdown()
-        server.server_close()
-        workshop.close()
     return found
 
 
@@ -157,9 +173,17 @@ def _again(
         gateway = workshop.gateway(CONFIG, int(gateway.url.rpartition(":")[2]))
         gateway.program.until("a role is ready", lambda: answers(f"{gateway.url}/ready"))
         found.ready.append(time.monotonic() - begun)
+        found.cpu.append(_cpu(gateway.program.pid))
         found.lost += mesh.lost()
     found.kills += 1
     return gateway
+
+
+def _cpu(pid: int) -> float:
+    import psutil
+
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def options(parser: ArgumentParser) -> None:
@@ -174,8 +198,9 @@ def run(**chosen: Any) -> int:
     """Print what was lost, and how soon the gateway was ready."""
     found = measure(**chosen)
     times = [f"{percentile(found.ready, share):.2f}" for share in (0.5, 0.95, 1.0)]
-    head = ("killed", "acknowledged", "lost", "ready p50 s", "p95 s", "max s")
-    row = (found.kills, found.acknowledged, len(found.lost), *times)
+    head = ("killed", "acknowledged", "lost", "ready p50 s", "p95 s", "max s", "CPU p50 s")
+    cpu = f"{percentile(found.cpu, 0.5):.2f}"
+    row = (found.kills, found.acknowledged, len(found.lost), *times, cpu)
     show(f"SIGKILL of a gateway under registrations, {json.dumps(chosen)}", head, [row])
     for line in found.lost:
         print(line)

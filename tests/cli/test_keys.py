@@ -105,6 +105,18 @@ class AddTests(KeysCase):
         self.assertIn("tokens: {file:", self.err)
         self.assertEqual(self.call("add", "--node", "box2", "--scopes", "chat"), 1)
 
+    def test_admin(self) -> None:
+        """With --admin it is an operator's key, which opens no role, in the file of the keys."""
+        key = self.added("--admin", "--name", "me")
+        (record,) = read_key_file(self.file)
+        self.assertTrue(key.startswith("rma_"))
+        self.assertEqual((record.scopes, record.roles), ((Scope.ADMIN,), ()))
+        self.assertIn("$ROLEMESH_ADMIN_KEY", self.err)
+        self.assertEqual(self.call("list"), 0)
+        self.assertEqual(len(self.out.splitlines()), 2)
+        for words in (("--node", "box2"), ("--scopes", "chat")):
+            self.assertEqual(self.call("add", "--admin", *words), 1)
+
     def test_taken_name(self) -> None:
         """A name stands for one key: a second is refused until the first is revoked."""
         self.added("--name", "laptop")

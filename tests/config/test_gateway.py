@@ -266,14 +266,14 @@ class GatewayTests(WrittenTests):
             self.gateway_problems(
                 """\
                 gateway:
-                  store: sqlite
+                  colour: red
                   lisen: 8000
                 role: {}
                 """
             ),
             [
-                "2:3: unknown key 'store' in gateway (there are: listen, keys, nodes,"
-                " unknown_model, default_role, drain)",
+                "2:3: unknown key 'colour' in gateway (there are: listen, keys, nodes,"
+                " unknown_model, default_role, drain, store)",
                 "3:3: unknown key 'lisen' in gateway - did you mean 'listen'?",
                 "4:1: unknown key 'role' in this file - did you mean 'roles'?",
             ],

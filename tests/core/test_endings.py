@@ -2,7 +2,18 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.core.endings import Ending, Reason, backoff, classify, pause
+from rolemesh.core.endings import (
+    LOOP_PAUSE,
+    LOOP_WINDOW,
+    Ending,
+    Reason,
+    backoff,
+    classify,
+    looping,
+    pause,
+    said,
+    without_places,
+)
 
 MISSING = (
     "0.00.004.064 E gguf_init_from_file: failed to open GGUF file 'nope.gguf' "
@@ -122,3 +133,48 @@ class PauseTests(SynchronousTestCase):
         killed = [_crash(Reason.HOST_MEMORY)]
         self.assertEqual(pause(killed, 1.0, 60.0, 0.0), 10.0)
         self.assertEqual(pause(killed, 1.0, 5.0, 0.0), 5.0)
+
+
+class LoopTests(SynchronousTestCase):
+    def test_P12_the_sixth_end_in_five_minutes_is_a_loop(self) -> None:
+        """Five are bad luck; older ones are forgotten."""
+        self.assertFalse(looping([0, 1, 2, 3, 4], 10))
+        self.assertTrue(looping([0, 1, 2, 3, 4, 5], 10))
+        self.assertFalse(looping([0, 1, 2, 3, 4, 5], LOOP_WINDOW))
+
+    def test_P12_never_more_than_twelve_starts_in_five_minutes(self) -> None:
+        """However short the configured pauses, and whenever one looks."""
+        now, starts, ends = 0.0, [0.0], []
+        while now < 4 * LOOP_WINDOW:
+            ends.append(now)
+            now += LOOP_PAUSE if looping(ends[-6:], now) else 0.001
+            starts.append(now)
+        for first in starts:
+            within = [start for start in starts if first <= start < first + LOOP_WINDOW]
+            self.assertLessEqual(len(within), 12)
+
+
+class WordsTests(SynchronousTestCase):
+    def test_the_line_that_tells_the_cause_is_found(self) -> None:
+        """Not the last one, which often says only that it ends."""
+        self.assertEqual(said(classify(1, None, MISSING)), MISSING[0])
+        self.assertEqual(said(classify(1, None, ("loading", *PORT))), PORT[0])
+
+    def test_where_no_line_tells_it_the_last_one_does(self) -> None:
+        """Of an unknown cause; a signal from outside has nothing to do with the log."""
+        self.assertEqual(said(classify(1, None, ("one", "two"))), "two")
+        self.assertEqual(said(classify(None, 9, ("one", "two"))), "")
+        self.assertEqual(said(classify(1, None, ())), "")
+
+    def test_paths_and_addresses_are_taken_out(self) -> None:
+        """The name of a file stays, and so does the time at the front of a line."""
+        for line, told in (
+            (
+                "failed to open '/srv/models/q.gguf' (No such)",
+                "failed to open '…/q.gguf' (No such)",
+            ),
+            ("0.00.002.881 E bind 10.0.0.12:18091", "0.00.002.881 E bind ***"),
+            ("hostname: 127.0.0.1, port: 1", "hostname: ***, port: 1"),
+            ("ratio 3/4, q4_0/f16", "ratio 3/4, q4_0/f16"),
+        ):
+            self.assertEqual(without_places(line), told)

@@ -19,7 +19,16 @@ from rolemesh.core.lifecycle import (
 from rolemesh.core.model import BackendState as State
 
 DOCS = Path(__file__).parents[2] / "docs" / "NODE_AGENT.md"
-WITH_PROCESS = {State.STARTING, State.LOADING, State.READY, State.STOPPING}
+WITH_PROCESS = {
+    State.STARTING,
+    State.LOADING,
+    State.READY,
+    State.SUSPECT,
+    State.REPLACING,
+    State.STOPPING,
+    State.UNKILLABLE,
+}
+UNKILLABLE, GPU_LOST = State.UNKILLABLE, State.GPU_LOST
 
 
 class TableTests(SynchronousTestCase):
@@ -62,6 +71,16 @@ class TableTests(SynchronousTestCase):
         for (state, _), move in MOVES.items():
             if Action.SPAWN in move.actions:
                 self.assertNotIn(state, WITH_PROCESS)
+
+    def test_A13_a_process_that_outlives_sigkill_is_never_replaced(self) -> None:
+        """Only its end leads on, or a stop that leaves it behind."""
+        ways = {event: move.to for (state, event), move in MOVES.items() if state is UNKILLABLE}
+        self.assertEqual(ways, {Event.EXITED: State.BACKOFF, Event.STOP: State.STOPPED})
+
+    def test_A15_without_its_gpu_nothing_is_started(self) -> None:
+        """Only its return leads on, and then through a pause: it may be lost again at once."""
+        ways = {event: move.to for (state, event), move in MOVES.items() if state is GPU_LOST}
+        self.assertEqual(ways, {Event.FOUND: State.BACKOFF, Event.STOP: State.STOPPED})
 
     def test_every_state_can_be_reached(self) -> None:
         """No state of the wire's vocabulary is without a way to it."""

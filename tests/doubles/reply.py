@@ -147,6 +147,7 @@ class Connection(Protocol):
         self.served = 0
         self._reader = wire.Reader()
         self._reply: Reply | None = None
+        self._busy = False
         self._idle = fake.clock.callLater(IDLE_CLOSE, self.close)
         self._closing = False
 
@@ -159,9 +160,10 @@ class Connection(Protocol):
         self._serve()
 
     def _serve(self) -> None:
-        if self._reply is not None or (request := self._reader.next()) is None:
+        if self._busy or (request := self._reader.next()) is None:
             return
         self._wait(None)
+        self._busy = True  # set first, for an answer may be over before `meet` returns
         self._closing = request.wants_close
         self._reply = self.fake.meet(request, self)
 
@@ -177,7 +179,7 @@ class Connection(Protocol):
 
     def _next(self) -> None:
         self.served += 1
-        self._reply = None
+        self._busy = False
         self._wait(IDLE_CLOSE)
         self.fake.clock.callLater(0, self._serve)
 

@@ -1,6 +1,6 @@
 /* A libnvidia-ml.so.1 with two GPUs, of which the second tells neither power nor temperature.
  *
- * FAKE_NVML_AWAY   a file; while it is there the first GPU is lost
+ * FAKE_NVML_AWAY   a file; while it is there the first GPU is lost, and until NVML is opened anew
  * FAKE_NVML_PID    the process that holds 700 MiB of the first GPU
  * FAKE_NVML_XID    an Xid that the driver tells of, once
  * FAKE_NVML_INIT   what nvmlInit_v2 returns (9: driver not loaded)
@@ -35,13 +35,23 @@ static int number(const char *name, int otherwise) {
     return text ? atoi(text) : otherwise;
 }
 
+static int away(void) {
+    const char *file = getenv("FAKE_NVML_AWAY");
+    return file && access(file, F_OK) == 0;
+}
+
+static int fallen;
+
 static int lost(Device device) {
-    const char *away = getenv("FAKE_NVML_AWAY");
-    if (away && device->index == 0 && access(away, F_OK) == 0) return 1;
+    fallen = fallen || away();
+    if (fallen && device->index == 0) return 1;
     return number("FAKE_NVML_LOST", -1) == (int)device->index;
 }
 
-int nvmlInit_v2(void) { return number("FAKE_NVML_INIT", OK); }
+int nvmlInit_v2(void) {
+    fallen = away();
+    return number("FAKE_NVML_INIT", OK);
+}
 
 int nvmlInitWithFlags(unsigned int flags) { (void)flags; return nvmlInit_v2(); }
 

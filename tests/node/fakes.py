@@ -71,11 +71,11 @@ class FakeGround:
     doors: list[Door] = field(factory=list)
     refuse: list[CannotStart] = field(factory=list)
     kills: int = 0
-    shown: Signs = Signs()
+    shown: Signs = field(factory=Signs)
     lost: str = ""
     left: str = ""
     recorded: list[int] = field(factory=list)
-    forgotten: list[str] = field(factory=list)
+    cleaned: list[str] = field(factory=list)
 
     async def make_room(self, run: Run) -> None:  # noqa: ARG002
         if self.left:
@@ -86,14 +86,17 @@ class FakeGround:
     async def record(self, run: Run, door: Door, pid: int) -> None:  # noqa: ARG002
         self.recorded.append(len(self.processes))
 
-    def forget(self, run: Run) -> None:
-        self.forgotten.append(run.id)
+    def clean_up(self, run: Run) -> None:
+        self.cleaned.append(run.id)
 
     def signs(self, run: Run, pid: int) -> Signs:  # noqa: ARG002
         return self.shown
 
     def lost_gpu(self, run: Run) -> str:  # noqa: ARG002
         return self.lost
+
+    def note(self, run: Run) -> str:  # noqa: ARG002
+        return ""
 
     def open_door(self, run: Run) -> Door:
         door = Door("127.0.0.1", 18100, run.model, f"key-{len(self.doors)}")

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -22,11 +25,16 @@ from twisted.web.server import Request, Site
 from rolemesh.config.node import GpuChoice, NodeSettings, Run
 from rolemesh.core.model import BackendState as State
 from rolemesh.core.report import BackendReport, Registration, read_registration
+from rolemesh.core.vigil import Patience
+from rolemesh.node import gpu, tap
 from rolemesh.node.agent import Agent
 from rolemesh.node.calls import Caller
+from rolemesh.node.identity import Records, instance_of
+from rolemesh.node.proc import VARIABLE, process
 from rolemesh.node.tap import node_service
 from tests.node.test_calls import body_of
-from tests.real.harness import need_llama
+from tests.node.test_gpu import AWAY, fake_nvml
+from tests.real.harness import need, need_llama
 
 LLAMA_SERVER = (sys.executable, "-m", "rolemesh.demo.llama_server")
 
@@ -158,6 +166,91 @@ class LifeTests(AgentTestCase):
         assert second.last_exit is not None
         self.assertEqual(second.last_exit.reason, "signal: killed:9 SIGKILL")
 
+    async def test_A9_a_wedged_server_is_replaced(self) -> None:
+        """A real server that a signal holds is suspect, then ended, then there is another one."""
+        self.patch(tap, "PATIENCE", Patience(suspect=2, wedged=4))
+        self.start(self.run_entry())
+        await self.ready()
+        os.kill(servers_of_ours(self.alias)[0], signal.SIGSTOP)
+        await until(lambda: self.gateway.state() is State.SUSPECT)
+        await until(lambda: self.gateway.state() is State.BACKOFF)
+        second = await self.ready()
+        assert second.last_exit is not None
+        self.assertIn("wedged: no progress for", second.last_exit.reason)
+
+    async def test_A20_the_record_is_there_as_long_as_the_process(self) -> None:
+        """A next agent could find it; after a stop there is nothing to be found."""
+        agent = self.start(self.run_entry())
+        await self.ready()
+        (identity,) = Records(self.state / "servers").read()
+        self.assertEqual([identity.pid], servers_of_ours(self.alias))
+        self.assertEqual(identity.alive(), process(identity.pid))
+        environment = Path(f"/proc/{identity.pid}/environ").read_bytes().split(b"\0")
+        self.assertIn(f"ROLEMESH_INSTANCE={identity.instance}:gpu0".encode(), environment)
+        await agent.stopService()
+        self.assertEqual(Records(self.state / "servers").read(), [])
+
+    async def test_A20_a_survivor_is_ended_before_the_first_start(self) -> None:
+        """A server of an agent before, of an entry that the file has no more."""
+        tag = f"{instance_of(self.state)}:gone"
+        survivor = subprocess.Popen(["sleep", "60"], env={VARIABLE: tag}, start_new_session=True)
+        self.addCleanup(survivor.kill)
+        self.start(self.run_entry())
+        await self.ready()
+        self.assertEqual(survivor.wait(), -signal.SIGKILL)
+
+    async def test_A30_a_state_folder_that_takes_nothing_costs_the_record_alone(self) -> None:
+        """The server runs, and that is said once."""
+        (self.state / "servers").touch()  # a file where the folder should be
+        self.start(self.run_entry())
+        await self.ready()
+        os.kill(servers_of_ours(self.alias)[0], signal.SIGKILL)
+        await until(lambda: self.gateway.state() is State.BACKOFF)
+        await self.ready()
+
+    async def test_A30_heartbeats_go_on_while_the_disk_hangs(self) -> None:
+        """A record that never comes to the disk delays a server by two seconds, reports by none."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+        self.patch(Records, "write", lambda *_: release.wait())
+        self.start(self.run_entry())
+        await until(lambda: self.gateway.state() is State.STARTING)
+        told = len(self.gateway.told)
+        await until(lambda: len(self.gateway.told) > told + 1)
+        self.assertIsNot(self.gateway.state(), State.READY)
+        await self.ready()
+        release.set()
+
+    async def test_the_machines_own_load_is_told(self) -> None:
+        """Processors, memory and load come with each report."""
+        self.start(self.run_entry())
+        await self.ready()
+        assert self.gateway.last is not None
+        host = self.gateway.last.host
+        assert host is not None
+        self.assertEqual(host.cpus, os.cpu_count())
+        self.assertGreater(host.memory_total or 0, host.memory_available or 0)
+        await until(lambda: self.gateway.last.host.cpu is not None)  # type: ignore[union-attr]
+
+    async def test_A15_a_server_waits_for_its_lost_gpu(self) -> None:
+        """A real NVML client over a fake driver: the card goes, and comes back."""
+        need(shutil.which("gcc") is not None, "gcc")
+        away = Path(self.mktemp()).absolute()
+        self.patch(gpu, "INTERVAL", 0.2)
+        self.patch(os, "environ", {**os.environ, **fake_nvml(self.mktemp()), AWAY: str(away)})
+        self.start(self.run_entry(gpu=GpuChoice((0,))), self.run_entry("cpu"))
+        await self.ready()
+        neighbour = await self.ready("cpu")
+        away.touch()
+        await until(lambda: self.gateway.state() is State.GPU_LOST)
+        lost = self.gateway.backend()
+        assert lost is not None
+        assert lost.last_exit is not None
+        self.assertIn("GPU 0 (NVIDIA H100 80GB HBM3): GPU is lost", lost.last_exit.reason)
+        away.unlink()
+        await self.ready()
+        self.assertEqual((await self.ready("cpu")).key, neighbour.key)
+
     async def test_A19_a_stop_leaves_the_gateway_first_and_no_server(self) -> None:
         """The node deregisters, and then every process is gone."""
         agent = self.start(self.run_entry(), self.run_entry("gpu1"))
@@ -177,7 +270,7 @@ class LifeTests(AgentTestCase):
             agent.startService()
             self.addCleanup(self.stop, agent)
             backend = await self.ready()
-        self.assertEqual(backend.base_url, f"http://127.0.0.1:{ports[1]}")
+        self.assertIn(int(backend.base_url.rpartition(":")[2]), ports[1:])
 
 
 class FailureTests(AgentTestCase):
@@ -200,12 +293,12 @@ class FailureTests(AgentTestCase):
         """llama-server's own last words tell it."""
         await self.assertReason("bad_argument: exit code 1", self.run_entry(args=("--frob",)))
 
-    async def test_a_missing_model(self) -> None:
+    async def test_A37_a_missing_model(self) -> None:
         """A file that is not there."""
         run = self.run_entry(file=Path("/nowhere/m.gguf"))
-        await self.assertReason("model_missing: exit code 1", run)
+        await self.assertReason("model_missing: no file m.gguf", run)
 
-    async def test_a_broken_model(self) -> None:
+    async def test_A37_a_broken_model(self) -> None:
         """A file that is no model."""
         broken = Path(self.mktemp()).absolute()
         broken.write_bytes(os.urandom(4096))

@@ -57,6 +57,12 @@ class EnvironmentTests(SynchronousTestCase):
         """Where the file names none, the machine's own setting holds."""
         self.assertNotIn("CUDA_VISIBLE_DEVICES", environment({}, run(), "k", ()))
 
+    def test_gpu_none_hides_all(self) -> None:
+        """`none` is said to the server too, whatever the machine's own setting."""
+        hidden = run(GpuChoice(none=True))
+        env = environment({"CUDA_VISIBLE_DEVICES": "7"}, hidden, "k", ())
+        self.assertEqual(env["CUDA_VISIBLE_DEVICES"], "")
+
     def test_the_files_variables_come_over_the_agents(self) -> None:
         """`env` of the file wins over what the agent inherited, and the key over both."""
         entry = run(env={"A": "file", "LLAMA_API_KEY": "file"})

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rolemesh.config.node import GpuChoice
 from rolemesh.core.report import GpuReport
+from rolemesh.node import gpu
 from rolemesh.node.gpu import DEADLINE, INTERVAL, PAUSE, Gpus, NoSuchGpu, choose
 from rolemesh.node.process import Child
 from tests.node.fakes import FakeProcess
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 UUID = "GPU-00000000-0000-4000-8000-00000000000"
+AWAY = "FAKE_NVML_AWAY"
 H100 = GpuReport(uuid="GPU-a", name="NVIDIA H100 80GB HBM3", index=0)
 ADA = GpuReport(uuid="GPU-b", name="NVIDIA GeForce RTX 4090", index=1)
 TWIN = GpuReport(uuid="GPU-c", name="NVIDIA GeForce RTX 4090", index=2)
@@ -90,7 +93,7 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.assertNoResult(self.gpus.settled)
         self.tell(5)
         self.tell(6)
-        self.assertEqual([gpu.memory_used for gpu in self.gpus.sample], [6])
+        self.assertEqual([card.memory_used for card in self.gpus.sample], [6])
         self.successResultOf(self.gpus.settled)
 
     def test_A16_a_helper_that_hangs_is_killed_and_replaced_a_minute_later(self) -> None:
@@ -98,9 +101,9 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.tell(5)
         self.clock.advance(INTERVAL + DEADLINE)
         self.assertIn(signal.SIGKILL, self.helper.signals)
-        (gpu,) = self.gpus.sample
-        self.assertEqual((gpu.memory_used, gpu.uuid), (None, "GPU-a"))
-        self.assertEqual(gpu.reason, "no answer within 10 s")
+        (card,) = self.gpus.sample
+        self.assertEqual((card.memory_used, card.uuid), (None, "GPU-a"))
+        self.assertEqual(card.reason, "no answer within 10 s")
         self.clock.advance(PAUSE - 0.1)
         self.assertEqual(len(self.processes.children), 1)
         self.clock.advance(0.1)
@@ -114,7 +117,7 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.tell(7)
         first.tell(b'{"error": "late"}\n')
         first.exit(None, 9)
-        self.assertEqual([gpu.memory_used for gpu in self.gpus.sample], [7])
+        self.assertEqual([card.memory_used for card in self.gpus.sample], [7])
         self.assertEqual(self.helper.signals, [])
 
     def test_A16_a_helper_that_crashes_costs_the_readings_only(self) -> None:
@@ -124,6 +127,22 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.assertEqual(self.gpus.sample[0].reason, "its helper ended with 11")
         self.clock.advance(PAUSE)
         self.assertEqual(len(self.processes.children), 2)
+
+    def test_A15_a_gpu_that_a_new_helper_does_not_see_is_lost(self) -> None:
+        """Also one that NVML leaves out, or cannot name any more; it stays known."""
+        self.tell(5)
+        for missing in (b'{"gpus": []}', b'{"gpus": [{"uuid": "", "index": 0, "lost": true}]}'):
+            self.helper.tell(missing + b"\n")
+            (card,) = self.gpus.sample
+            self.assertEqual((card.uuid, card.lost, card.memory_used), ("GPU-a", True, None))
+        self.tell(5)
+        self.assertFalse(self.gpus.sample[0].lost)
+
+    def test_A16_a_helper_that_fails_loses_no_gpu(self) -> None:
+        """Without NVML nobody knows; servers go on."""
+        self.tell(5)
+        self.helper.tell(b'{"error": "Driver Not Loaded"}\n')
+        self.assertFalse(self.gpus.sample[0].lost)
 
     def test_nonsense_of_a_helper_is_no_sample(self) -> None:
         """A line that is no sample ends the helper."""
@@ -138,6 +157,15 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
+def fake_nvml(name: str) -> dict[str, str]:
+    """Compile the fake driver into a new folder; the environment in which it is found there."""
+    folder = Path(name).absolute()
+    folder.mkdir()
+    flags = ["-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
+    subprocess.run(["gcc", *flags, "-o", folder / "libnvidia-ml.so.1", SOURCE], check=True)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
 @unittest.skipUnless(shutil.which("gcc"), "no gcc to compile the fake NVML with")
 class RealHelperTests(TestCase):
     """The real nvidia-ml-py in the real helper, over a library compiled here."""
@@ -145,18 +173,14 @@ class RealHelperTests(TestCase):
     timeout = 30
 
     def setUp(self) -> None:
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        flags = ["-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
-        subprocess.run(["gcc", *flags, "-o", folder / "libnvidia-ml.so.1", SOURCE], check=True)
-        self.folder = str(folder.absolute())
+        self.library = fake_nvml(self.mktemp())
         self.transports: list[Any] = []
 
     def spawnProcess(self, *details: Any, **more: Any) -> None:
         self.transports.append(reactor.spawnProcess(*details, **more))
 
     async def settled(self, folder: str | None = None, **variables: str) -> Gpus:
-        library = {"LD_LIBRARY_PATH": folder or self.folder}
+        library = {"LD_LIBRARY_PATH": folder} if folder else self.library
         gpus = Gpus(reactor, self, {**os.environ, **library, **variables})  # type: ignore[arg-type]
         gpus.startService()
         self.addCleanup(self.stop, gpus)
@@ -176,6 +200,53 @@ class RealHelperTests(TestCase):
         self.assertEqual((first.utilization, first.power, first.temperature), (0.37, 210.5, 51.0))
         self.assertEqual((second.index, second.power, second.temperature), (1, None, None))
 
+    async def test_the_inventory_and_all_readings(self) -> None:
+        """Watts, joules, ratios; what a card does not tell has its reason by name."""
+        first, second = (await self.settled()).sample
+        self.assertEqual((first.pci, first.driver), ("00000000:17:00.0", "570.86.15"))
+        self.assertEqual((first.compute_capability, first.power_limit), ("9.0", 700.0))
+        self.assertEqual((first.energy, first.ecc_errors), (5000.5, 3))
+        self.assertEqual(first.throttled, ("power cap", "heat"))
+        self.assertEqual((first.silent, second.throttled), ({}, ()))
+        silent = ("power", "power_limit", "energy", "temperature", "ecc_errors")
+        self.assertEqual(second.silent, dict.fromkeys(silent, "Not Supported"))
+
+    async def test_who_holds_memory_is_named(self) -> None:
+        """By name and size, so that one can say what is in the way."""
+        first, second = (await self.settled(FAKE_NVML_PID=str(os.getpid()))).sample
+        assert first.processes is not None
+        (holder,) = first.processes
+        self.assertEqual((holder.pid, holder.memory), (os.getpid(), 700 << 20))
+        self.assertEqual(holder.name, Path("/proc/self/comm").read_text().strip())
+        self.assertEqual(second.processes, ())
+
+    async def test_an_xid_is_told(self) -> None:
+        """The driver's error number is on the card from which it came."""
+        self.patch(gpu, "INTERVAL", 0.05)
+        gpus = await self.settled(FAKE_NVML_XID="79")
+        await self.until(lambda: gpus.sample[0].xid == 79)
+        self.assertIsNone(gpus.sample[1].xid)
+
+    async def until(self, true: Callable[[], object]) -> None:
+        while not true():
+            await deferLater(reactor, 0.01)
+
+    async def test_A15_a_gpu_is_lost_and_comes_back(self) -> None:
+        """It keeps its name while it is lost, and everybody is told of both."""
+        self.patch(gpu, "INTERVAL", 0.05)
+        away = Path(self.mktemp())
+        gpus = await self.settled(**{AWAY: str(away.absolute())})
+        told: list[bool] = []
+        gpus.on_sample.append(lambda: told.append(gpus.sample[0].lost))
+        away.touch()
+        await self.until(lambda: gpus.sample[0].lost)
+        self.assertEqual((gpus.sample[0].uuid, gpus.sample[0].reason), (f"{UUID}0", "GPU is lost"))
+        self.assertFalse(gpus.sample[1].lost)
+        away.unlink()
+        await self.until(lambda: not gpus.sample[0].lost)
+        self.assertEqual(gpus.sample[0].memory_used, 1 << 30)
+        self.assertIn(True, told)
+
     async def test_A15_a_lost_gpu_has_a_reason_and_the_other_goes_on(self) -> None:
         """One GPU's loss costs its own readings."""
         first, second = (await self.settled(FAKE_NVML_LOST="0")).sample
@@ -188,6 +259,15 @@ class RealHelperTests(TestCase):
         self.assertEqual(gpus.sample, ())
         with self.assertRaisesRegex(NoSuchGpu, "its helper ended with 11"):
             gpus.choose(GpuChoice(names=(0,)))
+
+    async def test_A16_a_call_that_hangs_costs_the_readings_only(self) -> None:
+        """The helper is killed; who waits for the first sample is let go with the reason."""
+        self.patch(gpu, "INTERVAL", 0.2)
+        self.patch(gpu, "DEADLINE", 1.0)
+        gpus = await self.settled(FAKE_NVML_HANG="1")
+        with self.assertRaisesRegex(NoSuchGpu, "no answer within 1 s"):
+            gpus.choose(GpuChoice(names=(0,)))
+        await self.until(lambda: not any(transport.pipes for transport in self.transports))
 
     async def test_A17_without_a_driver_or_a_library_it_goes_on(self) -> None:
         """No driver, or no NVML at all, is a reason and no crash."""

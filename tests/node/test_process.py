@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,22 @@ class ChildTests(TestCase):
         run = python("print('y\\n' * 10**6)")
         await run.ended
         self.assertEqual(run.lines.count(b"y"), 10**6)
+
+    async def test_A29_an_agent_that_is_held_up_does_not_hold_up_the_child(self) -> None:
+        """Half a MiB is written while nobody reads; afterwards every line of it is there."""
+        done = Path(self.mktemp()).absolute()
+        run = python(
+            f"print('y' * 1023 + '\\n' * 1, end='', flush=True); import pathlib; "
+            f"print(('y' * 1023 + '\\n') * 511, end='', flush=True); "
+            f"pathlib.Path({str(done)!r}).touch()"
+        )
+        await run.first_line()
+        deadline = time.monotonic() + PATIENCE / 2
+        while not done.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)  # the reactor stands
+        self.assertTrue(done.exists())
+        await run.ended
+        self.assertEqual(len(run.lines), 512)
 
 
 class LauncherTests(TestCase):

@@ -1,18 +1,22 @@
 """A llama-server's life in memory: time is a Clock, the process and the probe are fakes."""
 
+import os
 import signal
 from pathlib import Path
 
+from attrs import evolve
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.config.node import Run
+from rolemesh.config.node import Restart, Run
 from rolemesh.core.endings import Reason
 from rolemesh.core.model import BackendState as State
-from rolemesh.core.vigil import Pulse
+from rolemesh.core.report import GpuProcess, GpuReport, encode
+from rolemesh.core.vigil import Pulse, Signs
+from rolemesh.node.hostmeter import HostMeter
 from rolemesh.node.means import CannotStart, Facts, Stranger
-from rolemesh.node.snapshot import backend_report
+from rolemesh.node.snapshot import Snapshots, backend_report
 from rolemesh.node.supervisor import Server
 from tests.node.fakes import FakeGround, FakeProbe, FakeProcess, means
 
@@ -41,6 +45,13 @@ class LifeTestCase(SynchronousTestCase):
     def become_ready(self) -> None:
         self.probe.ready.callback(FACTS)
 
+    def serve(self, seconds: int) -> None:
+        """Be ready and idle, and say so when asked."""
+        self.become_ready()
+        for _ in range(seconds):
+            self.probe.tell(Pulse(True, 0))
+            self.clock.advance(1)
+
 
 class StartTests(LifeTestCase):
     def test_a_start_runs_it_and_asks_it(self) -> None:
@@ -66,11 +77,47 @@ class StartTests(LifeTestCase):
         self.assertEqual(self.changes, 3)
 
     def test_A6_loading_has_no_end_of_its_own(self) -> None:
-        """Half an hour of loading is neither killed nor doubted."""
+        """Half an hour of loading is neither killed nor doubted while a byte a look is read."""
         self.probe.loading()
-        self.clock.advance(1800)
+        for read in range(900):
+            self.ground.shown = Signs(read=read)
+            self.clock.advance(2)
         self.assertIs(self.server.state, State.LOADING)
         self.assertEqual(self.process.signals, [])
+
+    def test_A6_the_report_tells_the_progress_of_a_load(self) -> None:
+        """A gateway can say how far it is."""
+        self.probe.loading()
+        self.ground.shown = Signs(read=3_400_000_000)
+        self.clock.advance(2)
+        report = backend_report(self.server)
+        assert report is not None
+        self.assertEqual(report.progress, "loading for 2 s, 3.4 GB read")
+
+    def test_A6_a_line_of_the_log_is_progress(self) -> None:
+        """Also where /proc tells nothing."""
+        self.probe.loading()
+        for _ in range(100):
+            self.process.say(b"load_tensors: ...")
+            self.clock.pump([2, 2])
+        self.assertIs(self.server.state, State.LOADING)
+
+    def test_A7_a_load_that_hangs_is_killed_and_tried_again(self) -> None:
+        """Five minutes in which nothing moves are a hang, whether or not it answers."""
+        self.probe.loading()
+        self.clock.pump([2] * 150)
+        self.assertIs(self.server.state, State.LOADING)
+        self.clock.pump([2] * 2)
+        self.assertEqual(self.process.signals, [signal.SIGKILL])
+        self.process.exit(None, 9)
+        self.assertIs(self.server.state, State.BACKOFF)
+        self.assertEqual(str(self.server.last_ending), "hung: no progress for 300 s, loading")
+
+    def test_A21_its_record_is_there_before_it_is_asked(self) -> None:
+        """No traffic comes to a process that a next agent would not know; its end is noted."""
+        self.assertEqual(self.ground.recorded, [1])
+        self.process.exit(1)
+        self.assertEqual(self.ground.cleaned, ["gpu0"])
 
     def test_A1_a_start_that_fails_at_once_is_tried_again(self) -> None:
         """No process at all is a pause with its reason; the next try follows."""
@@ -98,13 +145,11 @@ class ExitTests(LifeTestCase):
     def test_A3_pauses_grow_and_ready_for_a_minute_resets_them(self) -> None:
         """1, 2, 4 seconds; only sixty seconds of ready make the next one short again."""
         for wait in (1, 2, 4):
-            self.become_ready()
-            self.clock.advance(59)
+            self.serve(59)
             self.process.exit(None, 11)
             self.assertAlmostEqual(self.server.retry_in or 0, wait)
             self.clock.advance(wait)
-        self.become_ready()
-        self.clock.advance(60)
+        self.serve(60)
         self.process.exit(None, 11)
         self.assertEqual(self.server.retry_in, 1)
 
@@ -153,6 +198,190 @@ class ExitTests(LifeTestCase):
         self.assertIs(self.server.state, State.BACKOFF)
         assert self.server.last_ending is not None
         self.assertIs(self.server.last_ending.reason, Reason.PORT_IN_USE)
+
+    def test_P12_a_crash_loop_is_told_and_rests_for_a_minute(self) -> None:
+        """The sixth end in five minutes; then a start a minute, for ever."""
+        for _ in range(5):
+            self.clock.advance(3)
+            self.become_ready()
+            self.process.exit(None, 11)
+            self.assertIs(self.server.state, State.BACKOFF)
+            self.clock.advance(16)
+        for starts in (7, 8):
+            self.process.exit(None, 11)
+            self.assertIs(self.server.state, State.CRASH_LOOP)
+            self.assertEqual(self.server.retry_in, 60)
+            self.clock.advance(60)
+            self.assertEqual((self.starts, self.server.state), (starts, State.STARTING))
+
+    def test_P12_at_most_twelve_starts_in_five_minutes(self) -> None:
+        """Also where the file wants pauses of a millisecond."""
+        hasty = evolve(means(self.clock, self.ground, self.probe), restart=Restart(0.001, 0.001))
+        Server(self.server.run, hasty, self._changed).start()
+        began = self.starts
+        for _ in range(3000):
+            self.process.exit(1)
+            self.clock.advance(0.1)
+        self.assertLessEqual(self.starts - began + 1, 12)
+        self.assertGreater(self.starts - began, 5)
+
+    def test_A39_a_fault_of_ours_in_a_start_is_a_pause(self) -> None:
+        """Whatever a start fails with, there is another one."""
+        self.process.exit(1)
+        self.ground.doors = None  # type: ignore[assignment]
+        self.clock.advance(1)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertIs(self.server.state, State.BACKOFF)
+
+
+class ProgressTests(LifeTestCase):
+    """A server that is ready and then makes no progress."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.become_ready()
+        self.working = Pulse(True, 1, ("7:40",))
+
+    def look(self, seconds: int, pulse: Pulse) -> None:
+        self.probe.tell(pulse)
+        self.clock.pump([2] * (seconds // 2))
+
+    def test_A9_a_wedged_server_is_replaced_within_150_s(self) -> None:
+        """It answers, its slots are busy, and they produce nothing: suspect, then ended."""
+        self.look(34, self.working)
+        self.assertIs(self.server.state, State.SUSPECT)
+        self.assertEqual(self.process.signals, [])
+        self.look(90, self.working)
+        self.assertEqual(self.process.signals, [signal.SIGTERM, signal.SIGCONT])
+        self.assertIs(self.server.state, State.REPLACING)
+        self.clock.advance(10)
+        self.assertIn(signal.SIGKILL, self.process.signals)
+        self.process.exit(None, 9)
+        self.assertEqual(str(self.server.last_ending), "wedged: no progress for 120 s, suspect")
+        self.clock.advance(1)
+        self.assertEqual((self.starts, self.server.state), (2, State.STARTING))
+
+    def test_A8_a_silent_server_is_replaced_too(self) -> None:
+        """Nothing is answered and nothing works."""
+        self.look(124, Pulse())
+        self.assertIs(self.server.state, State.REPLACING)
+
+    def test_A8_who_works_in_silence_is_suspect_and_goes_on(self) -> None:
+        """Ten minutes of a batch that answers nothing: no new requests, no end; then it is back."""
+        for second in range(0, 600, 2):
+            self.ground.shown = Signs(cpu=2.0 * second)
+            self.look(2, Pulse())
+        self.assertIs(self.server.state, State.SUSPECT)
+        self.assertEqual(self.process.signals, [])
+        self.look(2, Pulse(True, 0))
+        self.assertIs(self.server.state, State.READY)
+
+    def test_A34_after_a_sleep_of_the_machine_it_is_asked_first(self) -> None:
+        """What was ready an hour ago is suspect until it answers."""
+        self.look(2, Pulse(True, 0))
+        self.clock.advance(3600)
+        self.assertIs(self.server.state, State.SUSPECT)
+        self.look(2, Pulse(True, 0))
+        self.assertIs(self.server.state, State.READY)
+
+    def test_A8_a_suspect_that_moves_is_ready_again(self) -> None:
+        """And takes requests again; in between its report said for how long it stood."""
+        self.look(34, self.working)
+        report = backend_report(self.server)
+        assert report is not None
+        self.assertEqual((report.state, report.progress), (State.SUSPECT, "no progress for 32 s"))
+        self.look(2, Pulse(True, 1, ("7:41",)))
+        self.assertIs(self.server.state, State.READY)
+
+    def test_A9_a_busy_server_that_writes_is_left_alone(self) -> None:
+        """Ten minutes of one answer are no reason for anything."""
+        for token in range(150):
+            self.look(4, Pulse(True, 1, (f"7:{token}",)))
+        self.assertIs(self.server.state, State.READY)
+
+    def test_A13_no_second_server_beside_one_that_cannot_be_killed(self) -> None:
+        """SIGKILL without an end is `unkillable`; only the end leads on."""
+        self.look(124, self.working)
+        self.clock.advance(10)
+        self.clock.advance(5)
+        self.assertIs(self.server.state, State.UNKILLABLE)
+        self.clock.advance(3600)
+        self.assertEqual(self.starts, 1)
+        self.process.exit(None, 9)
+        self.assertIs(self.server.state, State.BACKOFF)
+        self.clock.advance(1)
+        self.assertEqual(self.starts, 2)
+
+    def test_A13_a_stop_does_not_wait_for_ever(self) -> None:
+        """Grace, SIGKILL, five seconds: then it is left, and its record with it."""
+        stopped = self.server.stop()
+        self.clock.advance(10)
+        self.assertNoResult(stopped)
+        self.clock.advance(5)
+        self.successResultOf(stopped)
+        self.assertEqual(self.ground.cleaned, [])
+        self.process.exit(None, 9)
+        self.assertIs(self.server.state, State.STOPPED)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class GroundTests(LifeTestCase):
+    """What stands in the way of a start."""
+
+    def test_A13_what_an_earlier_start_left_blocks_the_next_one(self) -> None:
+        """While another agent's process outlives SIGKILL, none of ours is made."""
+        self.ground.left = "process 4711 of an earlier start outlives SIGKILL"
+        self.process.exit(1)
+        self.clock.advance(1)
+        self.assertIs(self.server.state, State.UNKILLABLE)
+        self.assertIn("process 4711", str(self.server.last_ending))
+        self.clock.advance(10)
+        self.assertEqual(self.starts, 1)
+        self.ground.left = ""
+        self.clock.advance(10)
+        self.assertIs(self.server.state, State.BACKOFF)
+        self.clock.advance(60)
+        self.assertEqual(self.starts, 2)
+
+    def test_A15_a_lost_gpu_ends_the_server_until_it_is_back(self) -> None:
+        """No restart without the GPU; with it, after the usual pause."""
+        self.become_ready()
+        self.ground.lost = "GPU 0 (H100): GPU is lost"
+        self.server.gpus_changed()
+        self.assertEqual(self.process.signals, [signal.SIGTERM, signal.SIGCONT])
+        self.process.exit(None, 15)
+        self.assertIs(self.server.state, State.GPU_LOST)
+        self.assertEqual(str(self.server.last_ending), "gpu_lost: GPU 0 (H100): GPU is lost")
+        self.clock.advance(3600)
+        self.assertEqual(self.starts, 1)
+        self.ground.lost = ""
+        self.server.gpus_changed()
+        self.assertEqual(self.server.retry_in, 1)
+        self.clock.advance(1)
+        self.assertEqual((self.starts, self.server.state), (2, State.STARTING))
+
+    def test_P12_a_gpu_that_comes_and_goes_is_a_crash_loop_too(self) -> None:
+        """A loose riser does not make a start every five seconds."""
+        for _ in range(60):
+            for self.ground.lost in ("GPU 0: GPU is lost", ""):
+                self.server.gpus_changed()
+                if self.server.pid is not None:
+                    self.process.exit(None, 15)
+                self.clock.advance(2.5)
+        self.assertLessEqual(self.starts, 12)
+
+    def test_A15_a_sample_without_a_loss_changes_nothing(self) -> None:
+        """NVML tells every five seconds."""
+        self.become_ready()
+        self.server.gpus_changed()
+        self.assertIs(self.server.state, State.READY)
+
+    def test_A15_a_gpu_that_is_lost_before_the_start(self) -> None:
+        """A pause ends where the GPU is found missing."""
+        self.process.exit(1)
+        self.ground.lost = "GPU 0 (H100): GPU is lost"
+        self.clock.advance(1)
+        self.assertIs(self.server.state, State.GPU_LOST)
 
 
 class StopTests(LifeTestCase):
@@ -235,6 +464,26 @@ class ReportTests(LifeTestCase):
         assert report is not None
         assert report.last_exit is not None
         self.assertEqual(report.last_exit.lines, ("warning: *** is a weak key",))
+
+    def test_a_report_has_a_size(self) -> None:
+        """Of many servers with much to say each says less; the last lines are kept."""
+        self.process.say(*(b"x" * 900 for _ in range(20)), b"the last one")
+        self.process.exit(1)
+        snapshots = Snapshots("box", "i", {}, HostMeter(self.clock))
+        report = snapshots.take([self.server] * 8, ())
+        self.assertLess(len(encode(report)), 32 * 1024)
+        for backend in report.backends:
+            assert backend.last_exit is not None
+            self.assertEqual(backend.last_exit.lines[-1], "the last one")
+
+    def test_memory_of_a_gpu_is_known_as_our_servers(self) -> None:
+        """By the process itself, or by who leads its session."""
+        self.server._child.pid = os.getsid(0)  # type: ignore[union-attr]
+        held = [GpuProcess("ours", os.getsid(0)), GpuProcess("forked", os.getpid())]
+        gpu = GpuReport(uuid="GPU-a", processes=(*held, GpuProcess("ollama", 2**22 + 1)))
+        report = Snapshots("box", "i", {}, HostMeter(self.clock)).take([self.server], [gpu])
+        owners = [each.backend for each in report.gpus[0].processes or ()]
+        self.assertEqual(owners, ["gpu0", "gpu0", ""])
 
     def test_a_server_without_a_door_is_not_reported(self) -> None:
         """Before the first start there is nothing that a gateway could use."""

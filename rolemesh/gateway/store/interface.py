@@ -1,13 +1,12 @@
 """What the gateway asks of a database, and what it keeps there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 from attrs import field, frozen
 from msgspec.structs import replace
 
-from rolemesh.core.model import BackendState
 from rolemesh.core.report import BackendReport, Registration
 
 
@@ -44,18 +43,41 @@ class Kept:
         return self.registration.node
 
 
+Changes = Mapping[str, Kept | None]
+Hear = Callable[[Changes], None]
+Lose = Callable[[str], None]
+
+
 class Store(Protocol):
     """Keeps one registration a node. Whatever fails raises `StoreFailed`; after that, and before
     anything else, it is to be opened (again)."""
 
-    async def open(self) -> Sequence[Kept]:
-        """Be ready, and tell all that is kept."""
+    shared: bool
+    """Whether other gateways write to it as well."""
 
-    async def write(self, changes: Mapping[str, Kept | None]) -> None:
+    async def open(self, hear: Hear, lose: Lose, /) -> Sequence[Kept]:
+        """Be ready, and tell all that is kept.
+
+        From then on `hear` is told what other gateways change, perhaps with what was known already;
+        `lose` is told why, when that cannot be told any longer.
+        """
+
+    async def write(self, changes: Changes) -> None:
         """Keep these, and forget the nodes with None: all or nothing, durable when it returns."""
 
     async def close(self) -> None:
         """Let go; nothing fails."""
+
+
+class Prepared(Store, Protocol):
+    """A store that has to be looked at before the reactor runs, when a program can still refuse."""
+
+    def prepare(self) -> None:
+        """Bring what is stored up to date. Blocks.
+
+        :raises NewerSchema: when a later RoleMesh wrote it.
+        :raises StoreFailed: when it cannot be used now.
+        """
 
 
 def lasting(registration: Registration, base_urls: Sequence[str]) -> Registration:
@@ -66,23 +88,28 @@ def lasting(registration: Registration, base_urls: Sequence[str]) -> Registratio
     if registration.plain:
         return replace(registration, base_url=base_urls[0])
     pairs = zip(registration.backends, base_urls, strict=True)
-    return replace(
-        registration,
+    return Registration(
+        registration.node,
+        instance=registration.instance,
+        generation=registration.generation,
+        labels=registration.labels,
         backends=tuple(_lasting_backend(report, url) for report, url in pairs),
-        gpus=(),
+        agent=registration.agent,
     )
 
 
 def _lasting_backend(report: BackendReport, base_url: str) -> BackendReport:
     """Its state is left out: after a restart a check tells it."""
-    return replace(
-        report,
-        base_url=base_url,
-        state=BackendState.READY,
-        slots_busy=None,
-        restarts=0,
-        progress="",
-        last_exit=None,
+    return BackendReport(
+        report.id,
+        base_url,
+        key=report.key,
+        model=report.model,
+        roles=report.roles,
+        slots=report.slots,
+        context=report.context,
+        build=report.build,
+        draining=report.draining,
     )
 
 

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.store.interface import Kept, Store, StoreFailed
+from rolemesh.gateway.store.interface import Changes, Kept, Store, StoreFailed
 
 RETRY = 1.0  # seconds until a store that failed is tried again
 GATHER = 1.0  # seconds in which the changes of heartbeats become one write
@@ -24,8 +24,9 @@ SAY_EVERY = 60.0
 class Keeper:
     """Between the gateway's memory and its store.
 
-    `restore` takes in a node of an earlier life. `trouble` says, for the log, why nothing can be
-    kept now; it is empty while all is well.
+    `restore` takes in what was heard in an earlier life, or by another gateway; `drop` lets go of a
+    node that left another gateway. `trouble` says, for the log, why nothing can be kept now; it is
+    empty while all is well.
     """
 
     log = Logger()
@@ -35,10 +36,12 @@ class Keeper:
         clock: IReactorTime,
         store: Store,
         restore: Callable[[Kept], Coroutine[Any, Any, None]],
+        drop: Callable[[str], None],
     ) -> None:
         self._clock = clock
         self._store = store
         self._restore = restore
+        self._drop = drop
         self._wanted: dict[str, Kept | None] = {}
         self._durable: dict[str, Kept] = {}
         self._dirty: set[str] = set()
@@ -151,16 +154,42 @@ class Keeper:
             _fire(self._resting)
 
     async def _open(self) -> None:
-        """Learn what is kept. What this life has heard goes before what an earlier one heard."""
-        self._durable = {kept.node: kept for kept in await self._store.open()}
+        """Learn what is kept. What this life has heard goes before what an earlier one heard; what
+        another gateway wrote meanwhile goes before what was durable here already."""
+        kept = await self._store.open(self._hear, self._lost)
+        before, self._durable = self._durable, {each.node: each for each in kept}
         self._opened = True
-        for node, kept in self._durable.items():
-            if node not in self._wanted:
-                self._wanted[node] = kept
-                self._bring_back(kept)
-        self._dirty |= {
-            node for node, kept in self._wanted.items() if kept != self._durable.get(node)
+        ours = {
+            node
+            for node, wanted in self._wanted.items()
+            if not self._store.shared or wanted != before.get(node)
         }
+        for node in {*before, *self._durable} - ours:
+            self._follow(node)
+        self._dirty = {node for node in ours if self._wanted[node] != self._durable.get(node)}
+
+    def _hear(self, changes: Changes) -> None:
+        """Another gateway wrote; where we have news as well, ours is the last word."""
+        for node, kept in changes.items():
+            if node not in self._dirty | self._late:
+                self._remember(node, kept)
+                self._follow(node)
+
+    def _lost(self, why: str) -> None:
+        if self._opened:
+            self._failed(why)
+
+    def _follow(self, node: str) -> None:
+        """Bring memory to what the store says of a node."""
+        kept = self._durable.get(node)
+        if self._wanted.get(node) == kept:
+            return
+        if kept is None:
+            del self._wanted[node]
+            self._drop(node)
+        else:
+            self._wanted[node] = kept
+            self._bring_back(kept)
 
     def _bring_back(self, kept: Kept) -> None:
         def failed(failure: Any) -> None:
@@ -171,7 +200,7 @@ class Keeper:
     async def _write(self) -> None:
         """Write all at once, so that many wait for one disk."""
         waiting, self._waiting = self._waiting, []
-        changes = {node: self._wanted[node] for node in self._dirty}
+        changes = {node: self._wanted.get(node) for node in self._dirty}
         try:
             await self._store.write(changes)
         except BaseException:
@@ -181,15 +210,18 @@ class Keeper:
             self._became_durable(node, kept)
         _fire(waiting)
 
-    def _became_durable(self, node: str, kept: Kept | None) -> None:
+    def _remember(self, node: str, kept: Kept | None) -> None:
         if kept is None:
             self._durable.pop(node, None)
         else:
             self._durable[node] = kept
-        if self._wanted[node] is kept:
+
+    def _became_durable(self, node: str, kept: Kept | None) -> None:
+        self._remember(node, kept)
+        if self._wanted.get(node) is kept:
             self._dirty.discard(node)
             if kept is None:
-                del self._wanted[node]
+                self._wanted.pop(node, None)
 
     def _failed(self, why: str) -> None:
         """Serving goes on; who waits is told, and the store is tried again."""
@@ -205,6 +237,7 @@ class Keeper:
         if self.trouble:
             self.log.info("registrations are kept again")
         self.trouble = ""
+        _fire(self._waiting)
 
 
 def _fire(waiting: list[Deferred[None]], failure: Exception | None = None) -> None:

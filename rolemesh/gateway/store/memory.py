@@ -1,24 +1,26 @@
 """A store that lives as long as its process: for tests, and for who wants nothing kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from rolemesh.gateway.store.interface import Kept, StoreFailed
+from rolemesh.gateway.store.interface import Changes, Hear, Kept, Lose, StoreFailed
 
 
 class MemoryStore:
     """Keeps in `kept`, by node. While `failing` says why, nothing works."""
+
+    shared = False
 
     def __init__(self, kept: dict[str, Kept] | None = None) -> None:
         self.kept = {} if kept is None else kept
         self.failing = ""
         self._opened = False
 
-    async def open(self) -> Sequence[Kept]:
+    async def open(self, _hear: Hear, _lose: Lose, /) -> Sequence[Kept]:
         self._must_work()
         self._opened = True
         return tuple(self.kept.values())
 
-    async def write(self, changes: Mapping[str, Kept | None]) -> None:
+    async def write(self, changes: Changes) -> None:
         self._must_work()
         if not self._opened:
             raise StoreFailed("it is not open")

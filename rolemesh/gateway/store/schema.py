@@ -17,6 +17,7 @@ VERSION_TABLE = "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIM
 VERSION = "SELECT coalesce(max(version), 0) FROM schema_version"
 COLUMNS = ("node", "instance", "generation", "registration", "source", "token", "registered_at")
 ALL = "SELECT registration, source, token, registered_at FROM nodes ORDER BY node"
+SOME = "SELECT registration, source, token, registered_at FROM nodes WHERE node = ANY(%s)"
 
 
 @frozen

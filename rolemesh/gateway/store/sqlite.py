@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from rolemesh.gateway.store.interface import Kept, NewerSchema, StoreFailed
+from rolemesh.gateway.store.interface import (
+    Changes,
+    Hear,
+    Kept,
+    Lose,
+    NewerSchema,
+    StoreFailed,
+)
 from rolemesh.gateway.store.schema import (
     ALL,
     VERSION,
@@ -39,6 +46,8 @@ class SqliteStore:
 
     `now` is the time of day, with which a broken file is set aside; `busy` is in seconds.
     """
+
+    shared = False
 
     def __init__(
         self, reactor: Any, path: Path, now: Callable[[], float], busy: float = BUSY
@@ -68,7 +77,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             raise StoreFailed(str(error)) from error
 
-    async def open(self) -> Sequence[Kept]:
+    async def open(self, _hear: Hear, _lose: Lose, /) -> Sequence[Kept]:
         await self.close()
         threads = self._reactor.getThreadPool()
         try:
@@ -87,7 +96,7 @@ class SqliteStore:
         )
         return read_rows(await _or_failed(self._pool.runQuery(ALL)))
 
-    async def write(self, changes: Mapping[str, Kept | None]) -> None:
+    async def write(self, changes: Changes) -> None:
         if self._pool is None:
             raise StoreFailed("it is not open")
         await _or_failed(self._pool.runInteraction(_write, changes))
@@ -145,7 +154,7 @@ def _migrate(connection: sqlite3.Connection, where: str) -> None:
         connection.executescript(f"BEGIN IMMEDIATE;\n{step.sql}\n{number}\nCOMMIT;")
 
 
-def _write(transaction: Transaction, changes: Mapping[str, Kept | None]) -> None:
+def _write(transaction: Transaction, changes: Changes) -> None:
     for node, kept in changes.items():
         if kept is None:
             transaction.execute(_FORGET, (node,))
@@ -158,7 +167,7 @@ def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
     return code & 0xFF in _CORRUPT
 
 
-async def _or_failed(asking: Deferred[T] | Coroutine[Any, Any, T]) -> T:
+async def _or_failed(asking: Deferred[T]) -> T:
     try:
         return await asking
     except sqlite3.Error as error:

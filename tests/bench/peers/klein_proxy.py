@@ -5,12 +5,13 @@ from typing import Any
 
 import treq
 from klein import Klein
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
 from twisted.web.server import Site
 
 app = Klein()
@@ -43,7 +44,7 @@ async def chat(request: Any) -> None:
     response = await treq.post(
         sys.argv[2] + "/v1/chat/completions",
         request.content.read(),
-        headers={"content-type": "application/json"},
+        headers=Headers({"content-type": ["application/json"]}),
         unbuffered=True,
     )
     request.setResponseCode(response.code)
@@ -61,6 +62,6 @@ def health(_: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    port: Any = int(sys.argv[1])
-    reactor.listenTCP(port, Site(app.resource()), interface="127.0.0.1")  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+    reactor: Any = _reactor
+    reactor.listenTCP(int(sys.argv[1]), Site(app.resource()), interface="127.0.0.1")
+    reactor.run()

@@ -15,6 +15,10 @@ def kept(node: str = "box2", generation: int = 1, **more: Any) -> Kept:
     return Kept(told, "10.0.0.12", "rmn_ab23cd45", 1700000000.25)
 
 
+def ignore(_: object) -> None:
+    """Hear of nothing."""
+
+
 class StoreCase(TestCase):
     """A subclass says how to `make` a store: each time another object on the same database, as
     another process would have it."""
@@ -24,14 +28,14 @@ class StoreCase(TestCase):
 
     async def opened(self) -> Store:
         store = self.make()
-        await store.open()
+        await store.open(ignore, ignore)
         return store
 
     async def again(self, store: Store) -> set[Any]:
         """What the next process finds."""
         await store.close()
         later = self.make()
-        found = await later.open()
+        found = await later.open(ignore, ignore)
         await later.close()
         return set(map(whole, found))
 
@@ -42,7 +46,7 @@ class StoreSuite(StoreCase):
     async def test_nothing(self) -> None:
         """A new database has nothing in it, as often as it is opened."""
         store = await self.opened()
-        found = await store.open()
+        found = await store.open(ignore, ignore)
         await store.close()
         self.assertEqual(list(found), [])
 
@@ -80,7 +84,7 @@ class StoreSuite(StoreCase):
         await store.close()
         with self.assertRaises(StoreFailed):
             await store.write({"box2": kept()})
-        await store.open()
+        await store.open(ignore, ignore)
         await store.write({"box2": kept()})
         self.assertEqual(await self.again(store), {whole(kept())})
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import provider
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.store.interface import Kept
+from rolemesh.gateway.store.interface import Hear, Kept, Lose
 from rolemesh.gateway.store.keeper import GATHER, PATIENCE, RETRY, SAY_EVERY, Keeper
 from rolemesh.gateway.store.memory import MemoryStore
 from tests.gateway.store.suite import kept
@@ -31,9 +31,10 @@ class SlowStore(MemoryStore):
             self.gates.append(gate)
             await gate
 
-    async def open(self) -> Sequence[Kept]:
+    async def open(self, hear: Hear, lose: Lose, /) -> Sequence[Kept]:
+        self.hear, self.lose = hear, lose
         await self._pass()
-        return await super().open()
+        return await super().open(hear, lose)
 
     async def write(self, changes: Mapping[str, Kept | None]) -> None:
         self.writes.append(dict(changes))
@@ -49,7 +50,8 @@ class KeeperCase(SynchronousTestCase):
         self.store = SlowStore()
         self.restored: list[str] = []
         self.said: list[str] = []
-        self.keeper = Keeper(self.clock, self.store, self.restore)
+        self.dropped: list[str] = []
+        self.keeper = Keeper(self.clock, self.store, self.restore, self.dropped.append)
 
         @provider(ILogObserver)
         def hear(event: LogEvent) -> None:
@@ -229,7 +231,7 @@ class StartTests(KeeperCase):
                 raise ValueError("odd")
             self.restored.append(kept.node)
 
-        self.keeper = Keeper(self.clock, self.store, restore)
+        self.keeper = Keeper(self.clock, self.store, restore, self.dropped.append)
         self.start()
         self.assertEqual(self.restored, ["box3"])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
@@ -298,3 +300,57 @@ class TroubleTests(KeeperCase):
         self.store.failing = ""
         self.clock.advance(RETRY)
         self.assertEqual(sorted(self.store.kept), ["box2", "box3"])
+
+
+class SharedTests(KeeperCase):
+    """A store that other gateways write to as well."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store.shared = True
+        self.store.kept = {"box2": kept(), "box3": kept("box3")}
+        self.start()
+        self.restored.clear()
+
+    def elsewhere(self, **changes: Kept | None) -> None:
+        """Another gateway writes."""
+        for node, each in changes.items():
+            self.store.kept.pop(node)
+            if each is not None:
+                self.store.kept[node] = each
+
+    def test_follows(self) -> None:
+        """What another gateway wrote is taken in, and let go of, and not written again."""
+        self.store.hear({"box2": kept(slots=9), "box3": None, "box4": kept("box4")})
+        self.assertEqual((self.restored, self.dropped), (["box2", "box4"], ["box3"]))
+        self.clock.advance(GATHER)
+        self.assertEqual(self.store.writes, [])
+
+    def test_known_already(self) -> None:
+        """What one wrote oneself is no news."""
+        self.successResultOf(self.keep(kept(slots=9)))
+        self.store.hear({"box2": kept(slots=9), "nobody": None})
+        self.assertEqual((self.restored, self.dropped), ([], []))
+
+    def test_own_news_last(self) -> None:
+        """A word of another gateway does not overwrite one that is being written here."""
+        self.store.slow = True
+        keeping = self.keep(kept(slots=9))
+        self.store.hear({"box2": kept(slots=4)})
+        self.store.gates.pop().callback(None)
+        self.successResultOf(keeping)
+        self.assertEqual(self.restored, [])
+        self.assertEqual(self.slots(), {"box2": 9, "box3": 2})
+
+    def test_catches_up(self) -> None:
+        """After it was away, the other gateways' words are taken in and ours are written."""
+        self.store.failing = "away"
+        self.store.lose("away")
+        self.assertTrue(self.keeper.trouble)
+        self.assert_refused(self.keep(kept("box4")))
+        self.elsewhere(box2=kept(slots=7), box3=None)
+        self.store.failing = ""
+        self.clock.advance(RETRY)
+        self.assertEqual((self.restored, self.dropped), (["box2"], ["box3"]))
+        self.assertEqual(self.slots(), {"box2": 7, "box4": 2})
+        self.assertEqual(self.keeper.trouble, "")

@@ -3,6 +3,7 @@
 from rolemesh.gateway.store.interface import Kept, StoreFailed
 from rolemesh.gateway.store.memory import MemoryStore
 from tests.gateway.store import suite
+from tests.gateway.store.suite import ignore
 
 
 class MemoryStoreTests(suite.StoreSuite):
@@ -17,13 +18,13 @@ class MemoryStoreTests(suite.StoreSuite):
     async def test_fails(self) -> None:
         """While it is failing nothing is kept and nothing is told, and then it has to be opened."""
         store = self.make()
-        await store.open()
+        await store.open(ignore, ignore)
         store.failing = "full"
         with self.assertRaises(StoreFailed):
             await store.write({"box2": suite.kept()})
         with self.assertRaises(StoreFailed):
-            await store.open()
+            await store.open(ignore, ignore)
         store.failing = ""
         with self.assertRaises(StoreFailed):
             await store.write({"box2": suite.kept()})
-        self.assertEqual(list(await store.open()), [])
+        self.assertEqual(list(await store.open(ignore, ignore)), [])

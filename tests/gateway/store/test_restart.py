@@ -1,9 +1,11 @@
 """A gateway that comes back with what its store has kept: rows L3, L4, P10, P11, N2 and N8."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 
 from rolemesh.config.gateway import GatewaySettings, NodeRules
 from rolemesh.config.keyfile import key_file_text
@@ -12,6 +14,8 @@ from rolemesh.core.keys import ENTROPY, KeyKind, mint, revoke
 from rolemesh.core.model import Role, Target
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.registry import LEASE
+from rolemesh.gateway.store import keeper
+from rolemesh.gateway.store.interface import Hear, Kept, Lose
 from rolemesh.gateway.store.keeper import RETRY
 from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.tap import build
@@ -21,12 +25,26 @@ REGISTER = "/v1/nodes/register"
 CODER = Role("coder", use=(Target(model="qwen"),))
 
 
+class GatedStore(MemoryStore):
+    """Opens when the test lets it; what another gateway writes is told by `hear`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: Deferred[None] | None = None
+
+    async def open(self, hear: Hear, lose: Lose, /) -> Sequence[Kept]:
+        self.hear = hear
+        if self.gate is not None:
+            await self.gate
+        return await super().open(hear, lose)
+
+
 class RestartCase(GatewayCase):
     """A gateway whose node `box2` serves `coder`, and what of it survives."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.store = MemoryStore()
+        self.store = GatedStore()
         self.server = self.net.server()
         self.rules = NodeRules()
         self.begin()
@@ -169,7 +187,11 @@ class RestoredTests(RestartCase):
         """A heartbeat with news of the moment alone changes nothing in the store."""
         self.register(self.full())
         before = dict(self.store.kept)
-        self.beat(self.full(generation=6, backend={"slots_busy": 1, "state": "loading"}))
+        exit = {"reason": "out of memory", "retry_in": 4.0}
+        busy = {"slots_busy": 1, "restarts": 3, "note": "tight", "last_exit": exit}
+        loading = {"state": "loading", "progress": "loading for 3 s", **busy}
+        machine = {"gpus": [{"uuid": "GPU-1", "power": 250.0}], "host": {"cpu": 0.5}}
+        self.assertEqual(self.beat(self.full(generation=6, backend=loading, **machine)), 200)
         self.net.spend(2)
         self.assertIs(self.store.kept["box2"], before["box2"])
 
@@ -181,6 +203,73 @@ class RestoredTests(RestartCase):
         self.begin()
         self.assertEqual(self.nodes(), [])
         self.assertTrue(any("is not restored" in each["log_format"] for each in self.logged))
+
+    def test_delete_what_is_only_kept(self) -> None:
+        """A node that is kept and yet was not restored can be deleted for good."""
+        self.register(self.plain())
+        self.kill()
+        self.listen = "tcp:8000"
+        self.begin()
+        self.assertEqual(self.get("/v1/nodes/box3", "DELETE").status, 200)
+        self.assertEqual(self.store.kept, {})
+        self.assertEqual(self.get("/v1/nodes/box3", "DELETE").status, 410)
+
+    def test_listens_when_restored(self) -> None:
+        """Nobody is answered before the nodes of before are known again."""
+        self.kill()
+        self.store.gate = Deferred()
+        self.begin()
+        self.assertEqual(self.net.tcpServers, [])
+        self.store.gate.callback(None)
+        self.assertEqual(len(self.net.tcpServers), 1)
+
+    def test_stopped_while_starting(self) -> None:
+        """A gateway that is stopped before its store has answered never listens."""
+        self.kill()
+        self.store.gate = Deferred()
+        stopping = self.begin().stopService()
+        self.net.spend(1)
+        self.store.gate.callback(None)
+        self.successResultOf(stopping)
+        self.assertEqual(self.net.tcpServers, [])
+
+    def test_written_at_the_end(self) -> None:
+        """What a heartbeat changed just before the gateway stopped is kept."""
+        self.patch(keeper, "GATHER", 60.0)
+        self.register(self.full())
+        self.beat(self.full(generation=6, backend={"roles": ["writer"]}))
+        stopping = self.life.stopService()
+        self.net.spend(5)
+        self.successResultOf(stopping)
+        self.assertEqual(self.store.kept["box2"].registration.backends[0].roles, ("writer",))
+
+
+class SharedTests(RestartCase):
+    """A store that other gateways write to as well."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.register(self.full())
+        self.elsewhere = self.store.kept["box2"]
+        self.get("/v1/nodes/box2", "DELETE")
+        self.kill()
+        self.store.shared = True
+        self.begin()
+
+    def test_believed_by_its_checks(self) -> None:
+        """A node whose agent tells another gateway is used here as long as it answers checks."""
+        self.store.hear({"box2": self.elsewhere})
+        self.net.spend(4 * LEASE)
+        self.assertEqual(self.ready(), (1, 1))
+        self.store.hear({"box2": None})
+        self.assertEqual(self.nodes(), [])
+
+    def test_own_agent_knows_better(self) -> None:
+        """What an agent tells this gateway itself is not overwritten by what it told another."""
+        self.register(self.full(backend={"slots": 9}))
+        self.store.hear({"box2": self.elsewhere})
+        [node] = self.get("/v1/nodes").json["data"]
+        self.assertEqual(node["backends"][0]["slots"], 9)
 
 
 class TokenTests(RestartCase):

@@ -13,7 +13,7 @@ from zope.interface import provider
 from rolemesh.gateway.store.interface import NewerSchema, StoreFailed
 from rolemesh.gateway.store.sqlite import SqliteStore
 from tests.gateway.store import suite
-from tests.gateway.store.suite import kept, whole
+from tests.gateway.store.suite import ignore, kept, whole
 
 NOON = 1795348800.0  # 22 November 2026
 
@@ -52,7 +52,7 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
     async def test_durable_L2(self) -> None:
         """A commit waits for the disk: the log is written ahead and synchronized each time."""
         store = self.make()
-        await store.open()
+        await store.open(ignore, ignore)
         assert store._pool is not None
         [[synchronous]] = await store._pool.runQuery("PRAGMA synchronous")
         await store.close()
@@ -75,14 +75,14 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
             with self.assertRaises(StoreFailed) as caught:
                 await store.write({"box2": kept()})
             self.assertIn("locked", str(caught.exception))
-        await store.open()
+        await store.open(ignore, ignore)
         await store.write({"box2": kept()})
         self.assertEqual(await self.again(store), {whole(kept())})
 
     async def test_full_L4(self) -> None:
         """A full disk is told as such, and what was kept before is still there."""
         store = self.make()
-        await store.open()
+        await store.open(ignore, ignore)
         await store.write({"box2": kept()})
         assert store._pool is not None
         await store._pool.runQuery("PRAGMA max_page_count = 1")
@@ -96,7 +96,7 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
         """A file that cannot be made is told, not raised as something else."""
         self.path.parent.rmdir()
         with self.assertRaises(StoreFailed):
-            await self.make().open()
+            await self.make().open(ignore, ignore)
 
     async def test_newer_schema_L7(self) -> None:
         """A file of a later RoleMesh is refused with its version, and left as it is."""

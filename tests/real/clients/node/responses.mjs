@@ -30,11 +30,6 @@ async function stream() {
   };
 }
 
-async function helper() {
-  const events = client.responses.stream({ ...options });
-  return (await events.finalResponse()).output_text;
-}
-
 async function tool() {
   const answer = await client.responses.create({ ...options, max_output_tokens: 80, tools });
   const { name, arguments: given } = answer.output.find((item) => item.type === "function_call");
@@ -42,7 +37,7 @@ async function tool() {
 }
 
 await tell({
-  response, stream, helper, tool,
+  response, stream, tool,
   unknown: () => client.responses.create({ ...options, model: unknown }),
   unknownInStream: () => client.responses.create({ ...options, model: unknown, stream: true }),
 });

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """The official Anthropic SDK."""
 
 from typing import Any
@@ -20,10 +21,11 @@ def create(**options: Any) -> Any:
 
 def message() -> Any:
     answer = create()
+    read = answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
     return {
         "text": answer.content[0].text,
         "stop_reason": answer.stop_reason,
-        "usage": [answer.usage.input_tokens, answer.usage.output_tokens],
+        "usage": [read, answer.usage.output_tokens],
     }
 
 

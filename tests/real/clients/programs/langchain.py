@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """langchain-openai."""
 
 from typing import Any, Literal
@@ -47,7 +48,8 @@ def stream() -> Any:
 
 
 def tools() -> Any:
-    return model(max_tokens=80).bind_tools([paint]).invoke(HELLO).tool_calls
+    calls = model(max_tokens=80).bind_tools([paint]).invoke(HELLO).tool_calls
+    return [(call["name"], call["args"]) for call in calls]
 
 
 def tool_turn() -> Any:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """openai-agents, which speaks the Responses API."""
 
 import asyncio
@@ -29,7 +30,9 @@ def agent(name: str = role, max_tokens: int = 12, **options: Any) -> Any:
     client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30)
     settings = ModelSettings(temperature=0, max_tokens=max_tokens)
     model = OpenAIResponsesModel(name, client)
-    return Agent("helper", instructions="Be short.", model=model, model_settings=settings, **options)
+    return Agent(
+        "helper", instructions="Be short.", model=model, model_settings=settings, **options
+    )
 
 
 def run() -> Any:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """pydantic-ai with its OpenAI model."""
 
 import asyncio

@@ -1,0 +1,91 @@
+"""Whether a model will fit on this machine now: its file's head against what is free."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from attrs import frozen
+
+from rolemesh.config.node import Run
+from rolemesh.core.fit import Fit, Place, Wish, fit
+from rolemesh.core.gguf import PREFIX, Header, NotGguf, read_header
+from rolemesh.core.report import GpuProcess, GpuReport
+
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf\Z")
+
+
+@frozen
+class Weights:
+    """A model's file, or all files of one that is split; `size` in bytes."""
+
+    header: Header
+    size: int
+
+
+def read_weights(file: Path) -> Weights:
+    """Read its head alone. Waits for the disk.
+
+    A file that is no GGUF is told by llama-server better than by us: its header is empty.
+
+    :raises OSError: when a file cannot be read.
+    """
+    with file.open("rb") as opened:
+        prefix = opened.read(PREFIX)
+    try:
+        header = read_header(prefix)
+    except NotGguf:
+        header = Header()
+    return Weights(header, sum(part.stat().st_size for part in _parts(file)))
+
+
+def _parts(file: Path) -> Sequence[Path]:
+    found = _PART.search(file.name)
+    if found is None:
+        return [file]
+    count = found[1]
+    stem = file.name[: found.start()]
+    names = (f"{stem}-{n:05}-of-{count}.gguf" for n in range(1, int(count) + 1))
+    return [file.with_name(name) for name in names]
+
+
+def estimate(
+    run: Run, weights: Weights, gpus: Sequence[GpuReport], ended: int | None = None
+) -> Fit:
+    """Whether it fits on these GPUs, or else in the machine's memory.
+
+    `ended` is its last process: the sample may be older than that one's end. Where
+    a GPU does not tell its memory, nobody knows.
+    """
+    wish = Wish(run.slots, run.context, run.args)
+    place = _gpu_place(gpus, ended) if run.gpu.wanted else _host_place()
+    if place is None or not weights.header.layers:
+        return Fit(weights.size)
+    return fit(weights.header, weights.size, wish, place)
+
+
+def _gpu_place(gpus: Sequence[GpuReport], ended: int | None) -> Place | None:
+    totals = [gpu.memory_total for gpu in gpus if gpu.memory_total]
+    used = [gpu.memory_used for gpu in gpus if gpu.memory_used is not None]
+    if not gpus or len(totals) < len(gpus) or len(used) < len(gpus):
+        return None
+    everybody = [each for gpu in gpus for each in gpu.processes or ()]
+    ours = sum(each.memory or 0 for each in everybody if each.pid == ended)
+    others = [each for each in everybody if each.pid != ended]
+    name = "GPU " + ", ".join(str(gpu.index) for gpu in gpus)
+    total = sum(totals)
+    return Place(name, total - sum(used) + ours, total, _held(others), parts=len(gpus))
+
+
+def _held(processes: Sequence[GpuProcess]) -> tuple[tuple[str, int], ...]:
+    """By name, the most first: a program may have many processes."""
+    sums: dict[str, int] = {}
+    for each in processes:
+        name = each.name or f"process {each.pid}"
+        sums[name] = sums.get(name, 0) + (each.memory or 0)
+    return tuple(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def _host_place() -> Place:
+    memory = psutil.virtual_memory()
+    return Place("this machine", memory.available, memory.total, gpu=False)

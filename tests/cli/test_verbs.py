@@ -1,0 +1,202 @@
+"""Operators' commands against a gateway that answers as a test wants it to."""
+
+import io
+import json
+import os
+import threading
+from contextlib import redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from unittest.mock import patch
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rolemesh.cli.main import main
+
+DONE = {"done": True, "message": "box2/gpu0 takes no new requests"}
+BACKEND = {
+    "id": "gpu0", "model": "qwen", "ready": False, "state": "draining (fan)", "in_flight": 1,
+    "slots": 4, "context": 65536, "restarts": 2, "build": "b1",
+}  # fmt: skip
+GPU = {"index": 0, "name": "RTX", "memory_used": 2e9, "memory_total": 24e9, "temperature": 50.0}
+NODE = {"node": "box2", "backends": [BACKEND], "gpus": [GPU]}
+ROLE = {"ready": 0, "total": 1, "missing": ["box2/gpu0 is draining (fan)"]}
+MODEL = {
+    "id": "coder", "context_length": 65536,
+    "rolemesh": {"ready": 1, "total": 2, "aliases": ["gpt-4o"]},
+}  # fmt: skip
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Notes what is asked, and answers what its server says."""
+
+    server: "Server"
+
+    def do_GET(self) -> None:
+        self.reply(None)
+
+    def do_POST(self) -> None:
+        self.reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+
+    def reply(self, body: Any) -> None:
+        self.server.asked.append((self.path, body, self.headers["authorization"]))
+        status, answer = self.server.answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """A gateway on a port of its own."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer: tuple[int, Any] = (200, DONE)
+        self.asked: list[tuple[str, Any, str | None]] = []
+
+
+class CliCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.server = Server()
+        self.addCleanup(self.server.server_close)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.addCleanup(self.server.shutdown)
+        self.enterContext(patch.dict(os.environ, {}, clear=True))
+
+    def call(self, *words: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        with redirect_stdout(io.StringIO()) as output:
+            code = main([*words, "--url", url])
+        return code, output.getvalue()
+
+    def answer(self, status: int, answer: Any) -> None:
+        self.server.answer = (status, answer)
+
+
+class VerbTests(CliCase):
+    """`drain`, `resume` and `restart`."""
+
+    def test_paths(self) -> None:
+        """Each verb goes to the route of its target."""
+        for words, path in (
+            (("drain", "box2"), "/v1/nodes/box2/drain"),
+            (("resume", "box2"), "/v1/nodes/box2/resume"),
+            (("drain", "box2/gpu0"), "/v1/backends/box2/gpu0/drain"),
+            (("resume", "box2/gpu0"), "/v1/backends/box2/gpu0/resume"),
+            (("restart", "box2/gpu0"), "/v1/backends/box2/gpu0/restart"),
+        ):
+            self.assertEqual(self.call(*words), (0, f"{DONE['message']}\n"))
+            self.assertEqual(self.server.asked[-1][0], path)
+
+    def test_wish(self) -> None:
+        """A drain carries its reason and its seconds, and each order an id of its own."""
+        for _ in range(2):
+            self.call("drain", "box2", "--for", "1h30m", "--reason", "new fan")
+        (_, first, _), (_, second, _) = self.server.asked
+        self.assertEqual((first["for_s"], first["reason"]), (5400.0, "new fan"))
+        self.assertNotEqual(first["id"], second["id"])
+
+    def test_keys(self) -> None:
+        """--key goes before an operator's variable, and that before a client's."""
+        for variables, words, key in (
+            ({}, (), None),
+            ({"ROLEMESH_KEY": "a"}, (), "Bearer a"),
+            ({"ROLEMESH_KEY": "a", "ROLEMESH_ADMIN_KEY": "b"}, (), "Bearer b"),
+            ({"ROLEMESH_ADMIN_KEY": "b"}, ("--key", "c"), "Bearer c"),
+        ):
+            with patch.dict(os.environ, variables):
+                self.call("restart", "box2/gpu0", *words)
+            self.assertEqual(self.server.asked[-1][2], key)
+
+    def test_not_done(self) -> None:
+        """What is not done, not done yet, or refused is told in a line, with exit code 1."""
+        error = {"error": {"code": "bad_request", "message": "it is gpu_lost"}}
+        self.answer(400, error)
+        told = "rolemesh restart: 400 bad_request: it is gpu_lost\n"
+        self.assertEqual(self.call("restart", "box2/gpu0"), (1, told))
+        self.answer(202, {"done": False, "message": "'box2' is not connected"})
+        self.assertEqual(self.call("drain", "box2"), (1, "'box2' is not connected\n"))
+
+    def test_mistyped(self) -> None:
+        """A target that is none is refused with one that is, before anything is asked."""
+        for words in (("restart", "box2"), ("drain", "a/b/c"), ("drain", "box2", "--for", "soon")):
+            with redirect_stderr(io.StringIO()) as errors:
+                self.assertRaises(SystemExit, self.call, *words)
+            self.assertIn("such as", errors.getvalue())
+        self.assertEqual(self.server.asked, [])
+
+
+class LogTests(CliCase):
+    """`logs`."""
+
+    def test_once(self) -> None:
+        """The last lines, as many as wanted, harmless on a terminal."""
+        self.answer(200, {"lines": ["one", "two \x1b[31m"]})
+        self.assertEqual(self.call("logs", "box2/gpu0", "-n", "2"), (0, "one\ntwo \ufffd[31m\n"))
+        self.assertEqual(self.server.asked[0][0], "/v1/backends/box2/gpu0/logs?lines=2")
+
+    def test_follow(self) -> None:
+        """With -f each part is shown as it comes, until the stream ends."""
+        parts = b'data: {"lines": ["a"]}\n\n: keep-alive\n\ndata: {"lines": ["b", "c"]}\n\n'
+        self.answer(200, parts)
+        self.assertEqual(self.call("logs", "box2/gpu0", "-f"), (0, "a\nb\nc\n"))
+        self.assertEqual(self.server.asked[0][0], "/v1/backends/box2/gpu0/logs?lines=200&follow=1")
+
+    def test_its_end(self) -> None:
+        """A node that falls silent is told of, with exit code 1."""
+        self.answer(200, b'data: {"error": {"message": "\'box2\' does not answer"}}\n\n')
+        told = "rolemesh logs: 'box2' does not answer\n"
+        self.assertEqual(self.call("logs", "box2/gpu0", "-f"), (1, told))
+
+
+class LookTests(CliCase):
+    """`status`, `nodes` and `models`."""
+
+    def test_status(self) -> None:
+        """Each role with how many backends are ready, and what the others lack; exit 1 for none."""
+        self.answer(503, {"status": "unavailable", "roles": {"coder": ROLE}})
+        told = "gateway: unavailable\n  coder: ready 0/1\n    box2/gpu0 is draining (fan)\n"
+        self.assertEqual(self.call("status"), (1, told))
+        self.answer(200, {"status": "ready", "roles": {}})
+        self.assertEqual(self.call("status")[0], 0)
+
+    def test_nodes(self) -> None:
+        """Each backend is a line, and each GPU."""
+        self.answer(200, {"data": [NODE]})
+        code, output = self.call("nodes")
+        head, backend, gpu = output.splitlines()
+        self.assertEqual((code, head.split()[:3]), (0, ["BACKEND", "MODEL", "STATE"]))
+        self.assertEqual(
+            backend.split(), ["box2/gpu0", "qwen", "draining", "(fan)", "1/4", "65536", "2", "b1"]
+        )
+        self.assertEqual(gpu, "box2 GPU 0 (RTX): 2.0 of 24.0 GB, 50 °C")
+
+    def test_no_nodes(self) -> None:
+        """An empty mesh is said to be one."""
+        self.answer(200, {"data": []})
+        self.assertEqual(self.call("nodes"), (0, "no node is registered here\n"))
+
+    def test_models(self) -> None:
+        """Each role with its readiness, context and aliases."""
+        self.answer(200, {"data": [MODEL]})
+        _, output = self.call("models")
+        self.assertEqual(output.splitlines()[1].split(), ["coder", "1/2", "65536", "gpt-4o"])
+
+    def test_json(self) -> None:
+        """With --json the answer is what came."""
+        for word, answer in (("models", {"data": [MODEL]}), ("nodes", {"data": [NODE]})):
+            self.answer(200, answer)
+            self.assertEqual(json.loads(self.call(word, "--json")[1]), answer)
+
+    def test_away(self) -> None:
+        """A gateway that is not there is one line, and exit 1."""
+        self.server.shutdown()
+        self.server.server_close()
+        for word in ("status", "nodes", "models"):
+            code, output = self.call(word)
+            self.assertEqual((code, output.count("\n")), (1, 1))

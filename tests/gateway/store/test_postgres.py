@@ -1,0 +1,154 @@
+"""The promises of `rolemesh.gateway.store.postgres`, on a real PostgreSQL: the suite of all stores,
+what gateways hear of each other, and the database going away."""
+
+from typing import Any, ClassVar
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from rolemesh.gateway.store.interface import Changes, Kept, NewerSchema, StoreFailed
+from tests.doubles import postgres
+from tests.gateway.store import suite
+from tests.gateway.store.suite import ignore, kept, whole
+from tests.real.harness import need
+
+PATIENCE = 20.0  # seconds; for what takes less than one on an idle machine
+
+
+def need_postgres() -> None:
+    """Skip or fail where there is no PostgreSQL or no driver."""
+    try:
+        import psycopg
+    except ImportError:
+        found = False
+    else:
+        found = bool(psycopg)
+    need(found and postgres.present(), "PostgreSQL, or the extra rolemesh[postgres]")
+
+
+class PostgresCase(suite.StoreCase):
+    """One server for the tests of a class, whose tables are dropped before each test."""
+
+    server: ClassVar[postgres.Postgres | None] = None
+    _to_run: ClassVar[int] = 0
+
+    def __init__(self, methodName: str = "runTest") -> None:
+        super().__init__(methodName)
+        type(self)._to_run += 1
+
+    def setUp(self) -> None:
+        need_postgres()
+        self.addCleanup(self._leave)
+        if type(self).server is None:
+            type(self).server = postgres.Postgres()
+            self.database.start()
+        self.database.execute("DROP TABLE IF EXISTS nodes, schema_version")
+        self.heard: list[Changes] = []
+        self.lost: list[str] = []
+
+    @classmethod
+    def _leave(cls) -> None:
+        cls._to_run -= 1
+        if cls._to_run == 0 and cls.server is not None:
+            cls.server.remove()
+
+    @property
+    def database(self) -> postgres.Postgres:
+        assert self.server is not None
+        return self.server
+
+    def make(self) -> Any:
+        from rolemesh.gateway.store.postgres import PostgresStore
+
+        return PostgresStore(reactor, self.database.url)
+
+    async def listening(self) -> Any:
+        store = self.make()
+        await store.open(self.heard.append, self.lost.append)
+        self.addCleanup(lambda: Deferred.fromCoroutine(store.close()))
+        return store
+
+    async def until(self, what: list[Any]) -> None:
+        """Wait until there is something in it."""
+        for _ in range(int(PATIENCE / 0.01)):
+            if what:
+                return
+            await deferLater(reactor, 0.01)
+        self.fail(f"nothing within {PATIENCE} s")
+
+
+class PostgresStoreTests(PostgresCase, suite.StoreSuite):
+    """The suite, and what a database has of its own."""
+
+    async def test_newer_schema_L7(self) -> None:
+        """Tables of a later RoleMesh are refused with their version."""
+        store = await self.opened()
+        await store.close()
+        self.database.execute("INSERT INTO schema_version VALUES (999)")
+        with self.assertRaises(NewerSchema) as caught:
+            self.make().prepare()
+        self.assertIn("version 999", str(caught.exception))
+        with self.assertRaises(StoreFailed):
+            await self.make().open(ignore, ignore)
+
+    async def test_two_begin_at_once(self) -> None:
+        """Gateways that start together make the tables once."""
+        both = [deferToThread(self.make().prepare) for _ in range(4)]
+        for each in both:
+            await each
+        self.assertEqual(await self.again(self.make()), set())
+
+    def test_secret(self) -> None:
+        """What it connects with is not in its repr."""
+        from rolemesh.gateway.store.postgres import PostgresStore
+
+        store = PostgresStore(reactor, "postgresql://me:s3cret@db/mesh")
+        self.assertNotIn("s3cret", repr(store))
+
+
+class ListenTests(PostgresCase):
+    """What one gateway hears of another."""
+
+    async def test_hears(self) -> None:
+        """What another gateway keeps and forgets is heard, with all that it kept."""
+        await self.listening()
+        other = await self.opened()
+        await other.write({"box2": kept()})
+        await self.until(self.heard)
+        [(node, found)] = self.heard.pop().items()
+        assert isinstance(found, Kept)
+        self.assertEqual((node, whole(found)), ("box2", whole(kept())))
+        await other.write({"box2": None})
+        await self.until(self.heard)
+        await other.close()
+        self.assertEqual(self.heard, [{"box2": None}])
+
+    async def test_away(self) -> None:
+        """A database that stops is noticed at once, fails, and works when it is opened again."""
+        store = await self.listening()
+        await store.write({"box2": kept()})
+        self.database.stop()
+        try:
+            await self.until(self.lost)
+            with self.assertRaises(StoreFailed):
+                await store.write({"box3": kept("box3")})
+            with self.assertRaises(StoreFailed):
+                await store.open(ignore, ignore)
+        finally:
+            self.database.start()
+        found = await store.open(self.heard.append, self.lost.append)
+        self.assertEqual([each.node for each in found], ["box2"])
+        await store.write({"box3": kept("box3")})
+        self.assertEqual(len(self.lost), 1)
+
+    async def test_closed(self) -> None:
+        """A store that is closed hears nothing, and its closing is no loss."""
+        store = await self.listening()
+        await store.close()
+        other = await self.opened()
+        await other.write({"box2": kept()})
+        await other.close()
+        await deferLater(reactor, 0.1)
+        self.assertEqual((self.heard, self.lost), ([], []))

@@ -1,0 +1,21 @@
+"""A short run of `tests.bench.chaos`; the long one is for a quiet machine."""
+
+import importlib.util
+import sys
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.bench.chaos import chaos
+from tests.real.harness import need
+
+
+class ChaosTests(SynchronousTestCase):
+    timeout = 240
+
+    def test_A20_P13_random_ends_leave_nothing_and_nothing_twice(self) -> None:
+        """Twenty rounds of SIGKILL, SIGTERM and SIGSEGV to the agent or a server."""
+        need(sys.platform == "linux", "Linux")
+        need(importlib.util.find_spec("psutil") is not None, "psutil")
+        outcome = chaos(20, entries=2, seed=20)
+        self.assertEqual(outcome.rounds, 20)
+        self.assertTrue(outcome.clean, "\n".join(outcome.lines()))

@@ -1,0 +1,112 @@
+"""What stands in the way of a start on this machine, with real files and a fake NVML's samples."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from rolemesh.config.node import GpuChoice, Run
+from rolemesh.core.endings import Reason
+from rolemesh.core.fit import GB
+from rolemesh.core.report import GpuReport
+from rolemesh.node import survivors
+from rolemesh.node.aside import Aside
+from rolemesh.node.gpu import Gpus
+from rolemesh.node.identity import Records
+from rolemesh.node.machine import Machine, Past
+from rolemesh.node.means import CannotStart, Unkillable
+from tests.real.harness import need
+
+CARD = GpuReport(uuid="GPU-a", name="H100", index=0, memory_total=80 * GB, memory_used=0)
+
+
+class MachineTestCase(TestCase):
+    timeout = 30
+
+    def setUp(self) -> None:
+        need(importlib.util.find_spec("gguf") is not None, "the extra rolemesh[demo]")
+        from rolemesh.demo.model import write_tiny_model
+
+        state = Path(self.mktemp())
+        state.mkdir()
+        file = write_tiny_model(self.mktemp())
+        self.run_entry = Run("gpu0", "tiny", file, GpuChoice((0,)), slots=2, context=512)
+        records = Records(state / "servers")
+        clock: Any = reactor
+        past = Past(Aside(clock), records, survivors.Survivors(records, "me"), "me")
+        self.gpus = Gpus(clock, clock, {})
+        self.gpus.sample = (CARD,)
+        self.machine = Machine(clock, clock, range(18100, 18101), self.gpus, {}, past)
+
+    async def refusal(self, run: Run) -> CannotStart:
+        try:
+            await self.machine.make_room(run)
+        except CannotStart as refusal:
+            return refusal
+        raise AssertionError("it was not refused")
+
+
+class FitTests(MachineTestCase):
+    async def test_what_fits_has_no_note(self) -> None:
+        """And is started."""
+        await self.machine.make_room(self.run_entry)
+        self.assertEqual(self.machine.note(self.run_entry), "")
+
+    async def test_what_may_not_fit_is_warned_of_and_started(self) -> None:
+        """The note is for the log and for the report."""
+        greedy = evolve(self.run_entry, context=2**30)
+        await self.machine.make_room(greedy)
+        note = self.machine.note(greedy)
+        self.assertTrue(note.startswith("GPU 0: 2 × 1048576k needs 0.0 + "), note)  # noqa: RUF001
+        self.assertIn("fits: ", note)
+
+    async def test_what_can_never_fit_is_refused(self) -> None:
+        """A card with less memory than the file is long."""
+        self.gpus.sample = (GpuReport(uuid="GPU-a", index=0, memory_total=4096, memory_used=0),)
+        refusal = await self.refusal(self.run_entry)
+        self.assertIs(refusal.ending.reason, Reason.GPU_MEMORY)
+        self.assertIn("the weights alone are more than that has", str(refusal))
+
+    async def test_A37_a_missing_file_is_told_by_its_name(self) -> None:
+        """Not by its path."""
+        refusal = await self.refusal(evolve(self.run_entry, file=Path("/nowhere/m.gguf")))
+        self.assertEqual(str(refusal.ending), "model_missing: no file m.gguf")
+
+    async def test_an_entry_without_a_gpu_key_is_not_estimated_beside_gpus(self) -> None:
+        """Which of them it takes is the machine's own setting."""
+        anywhere = evolve(self.run_entry, gpu=GpuChoice(), context=2**40)
+        await self.machine.make_room(anywhere)
+        self.assertEqual(self.machine.note(anywhere), "")
+
+
+class GpuTests(MachineTestCase):
+    async def test_A15_nothing_is_started_on_a_lost_gpu(self) -> None:
+        """The reason names the card."""
+        self.gpus.sample = (GpuReport("GPU-a", "H100", 0, lost=True, reason="GPU is lost"),)
+        refusal = await self.refusal(self.run_entry)
+        self.assertEqual(str(refusal.ending), "gpu_lost: GPU 0 (H100): GPU is lost")
+        self.gpus.sample = (CARD,)
+        await self.machine.make_room(self.run_entry)
+        self.assertEqual(self.machine.lost_gpu(self.run_entry), "")
+
+    async def test_A13_nothing_is_started_on_the_gpu_of_what_cannot_be_ended(self) -> None:
+        """Neither the entry itself, nor its neighbour on the same card; one on another is."""
+        await self.machine.make_room(self.run_entry)
+        command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        stuck = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.addCleanup(stuck.communicate)
+        door = self.machine.open_door(self.run_entry)
+        await self.machine.record(self.run_entry, door, stuck.pid)
+        self.patch(survivors, "kill", lambda _: None)
+        self.patch(survivors, "PATIENCE", 0.05)
+        refusal = await self.refusal(self.run_entry)
+        self.assertIsInstance(refusal, Unkillable)
+        self.assertIn(f"process {stuck.pid}", str(refusal))
+        neighbour = await self.refusal(evolve(self.run_entry, id="other"))
+        self.assertIn("gpu0, on the same GPU, left a process that outlives SIGKILL", str(neighbour))
+        await self.machine.make_room(evolve(self.run_entry, id="third", gpu=GpuChoice(none=True)))
