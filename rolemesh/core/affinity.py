@@ -30,7 +30,7 @@ HALF_LIFE = 300.0  # seconds after which a silent conversation is worth half as 
 ALIKE = 0.1  # share of a prompt that a slot must hold to be taken before the least recent one
 MOST_TURNS = 4  # in which one conversation is thought to push out another
 PERHAPS = 0.5  # of what has left the slots, but may be kept in the host's memory
-SAME_SESSION = 1  # tokens: enough to decide between equals
+SAME_SESSION = 64  # tokens: more than a free slot elsewhere is worth, less than a prompt
 
 SESSION_HEADERS = (
     "x-session-affinity",
@@ -232,7 +232,9 @@ class Memory:
         if held is None:
             return (SAME_SESSION if session else 0), 0
         tokens, evicts = held.cached(chain, slots or UNSURE_SLOTS, now)
-        return max(tokens, SAME_SESSION if session else 0), evicts
+        if session:  # what it pushes out is most likely its own, told anew
+            return max(tokens, min(SAME_SESSION, chain.tokens)), 0
+        return tokens, evicts
 
     def placed(self, id: BackendId, chain: Chain, now: float) -> None:
         """A request with this text is being read there."""

@@ -10,6 +10,7 @@ from rolemesh.core.health import Sign
 from rolemesh.core.model import BackendId
 
 MOST = 3  # tries of one request, each at another backend
+MOST_SILENCES = 2  # backends whose time one request may take up
 MOST_DEATHS = 2  # backends that one request may take down
 
 
@@ -23,6 +24,7 @@ class Outcome(StrEnum):
     GARBLED = "garbled"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
     WEDGED = "wedged"
+    OVERDUE = "overdue"
     LOADING = "loading"
     BUSY = "busy"
     FAULT = "fault"
@@ -57,7 +59,10 @@ RULES: Mapping[Outcome, Rule] = {
         True, Sign.BROKE, "upstream_error", "answered what is no answer to such a request"
     ),
     Outcome.FIRST_BYTE_TIMEOUT: Rule(
-        False, Sign.BROKE, "upstream_timeout", "produced nothing in the time allowed"
+        True, Sign.BROKE, "upstream_timeout", "produced nothing in the time allowed"
+    ),
+    Outcome.OVERDUE: Rule(
+        False, Sign.BROKE, "upstream_timeout", "was not done in the time that the role allows"
     ),
     Outcome.WEDGED: Rule(True, None, "upstream_timeout", "makes no progress"),
     Outcome.LOADING: Rule(
@@ -73,6 +78,8 @@ RULES: Mapping[Outcome, Rule] = {
     ),
 }
 
+_SILENT = (Outcome.FIRST_BYTE_TIMEOUT, Outcome.WEDGED)
+
 
 @frozen
 class Try:
@@ -86,7 +93,13 @@ class Try:
 def may_go_on(tries: Sequence[Try]) -> bool:
     """Whether another backend may be asked after these tries, all of which failed."""
     made = sum(each.outcome is not Outcome.BUSY for each in tries)
-    return made < MOST and not deadly(tries) and RULES[tries[-1].outcome].again
+    silent = sum(each.outcome in _SILENT for each in tries)
+    return (
+        made < MOST
+        and silent < MOST_SILENCES
+        and not deadly(tries)
+        and RULES[tries[-1].outcome].again
+    )
 
 
 def deadly(tries: Sequence[Try]) -> bool:

@@ -32,6 +32,16 @@ class Api(Enum):
     APPLY_TEMPLATE = "/apply-template"
 
     @property
+    def generates(self) -> bool:
+        """Whether a model works at it, which takes a slot; else the server answers it beside."""
+        return self not in (
+            Api.COUNT_TOKENS,
+            Api.TOKENIZE,
+            Api.DETOKENIZE,
+            Api.APPLY_TEMPLATE,
+        )
+
+    @property
     def anthropic(self) -> bool:
         return self in (Api.MESSAGES, Api.COUNT_TOKENS)
 

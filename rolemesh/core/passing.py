@@ -1,6 +1,7 @@
 """Errors that a backend answered with: which try they end, and what of them a client may see."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from rolemesh.core.attempts import Outcome
 
 LONGEST_MESSAGE = 1024
 
+_COUNTS = ("n_ctx", "n_prompt_tokens")
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 501: "server_error"}
 _PRIVATE = re.compile(
     r"""
@@ -38,7 +40,7 @@ class Passed:
         return msgspec.json.encode({"error": {**error, **self.details}})
 
     def anthropic_body(self, request_id: str) -> bytes:
-        error = {"type": self.type, "message": self.message, **self.details}
+        error = {"type": self.type, "message": self.message, "code": self.code, **self.details}
         return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
 
 
@@ -83,13 +85,28 @@ def _passed(status: int, body: bytes) -> Passed:
     kind = error.get("type")
     too_long = kind == "exceed_context_size_error"
     message = error.get("message")
-    counts = {name: error[name] for name in ("n_ctx", "n_prompt_tokens") if _count(error, name)}
+    counts = {name: error[name] for name in _COUNTS if _count(error, name)}
     return Passed(
         status,
-        scrubbed(message) if isinstance(message, str) else f"The backend answered {status}.",
+        _too_long(counts) or _message(message, status),
         "invalid_request_error" if too_long else _type_of(kind, status),
         "context_length_exceeded" if too_long else "bad_request",
         counts,
+    )
+
+
+def _message(message: object, status: int) -> str:
+    return scrubbed(message) if isinstance(message, str) else f"The backend answered {status}."
+
+
+def _too_long(counts: Mapping[str, int]) -> str:
+    """The words by which agents know that they must make their conversation shorter."""
+    if len(counts) < 2:
+        return ""
+    most, asked = counts["n_ctx"], counts["n_prompt_tokens"]
+    return (
+        f"prompt is too long: {asked} tokens > {most} maximum. This model's maximum context length"
+        f" is {most} tokens; shorten the conversation, or ask a role with more context."
     )
 
 

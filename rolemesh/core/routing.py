@@ -8,7 +8,7 @@ cached.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition
@@ -16,6 +16,7 @@ from rolemesh.core.model import BackendId, Policy, Requirements, Role
 
 RETRY_LOADING = 5.0
 RETRY_DEAD = 2.0
+BESIDE = 0.05  # of the work under way at a backend that has a free slot
 
 
 class Random(Protocol):
@@ -68,7 +69,8 @@ class Need:
     """What one request asks of a backend; `tried` are those that failed it already.
 
     `context` and `model` are what a second try needs: enough room for a prompt that was too long
-    for another backend, or the very model that gave the first part of an answer.
+    for another backend, or the very model that gave the first part of an answer. `slotless` ones
+    are answered beside the slots, and wait for none.
     """
 
     role: Role
@@ -76,6 +78,7 @@ class Need:
     node: str | None = None
     context: int = 0
     model: str | None = None
+    slotless: bool = False
     tried: frozenset[BackendId] = frozenset()
 
 
@@ -122,8 +125,9 @@ def decide(candidates: Sequence[Candidate], need: Need, random: Random) -> Decis
     fit = [each for each, refusal in judged if not refusal]
     refused = tuple(Score(each.id, refusal=why) for each, why in judged if why)
     up = _alive(fit)
-    free = [each for each in up if not each.full]
-    scores = (*(Score(each.id, seconds=_seconds(each, need)) for each in up), *refused)
+    free = [each for each in up if need.slotless or not each.full]
+    score = _seconds if need.role.policy is Policy.AFFINITY else _seconds_uncached
+    scores = (*(Score(each.id, seconds=score(each, need)) for each in up), *refused)
     if free:
         best, route = _POLICIES[need.role.policy](free, need, random)
         return Go(best.id, route, scores)
@@ -200,9 +204,21 @@ def _loads(candidate: Candidate) -> bool:
 
 
 def _seconds(candidate: Candidate, need: Need) -> float:
+    """About how long a request waits for its first token there, and makes others wait.
+
+    Beside a free slot, the work of the others slows this one down, but is not waited for.
+    """
     unread = max(0, need.tokens - candidate.cached)
     waits = candidate.ahead / max(1, candidate.slots or 1)
-    return (waits + unread / candidate.read_rate) / candidate.warmth
+    if candidate.slots and not candidate.full:
+        waits *= BESIDE
+    again = candidate.evicts / candidate.read_rate
+    return (waits + unread / candidate.read_rate) / candidate.warmth + again
+
+
+def _seconds_uncached(candidate: Candidate, need: Need) -> float:
+    ahead = candidate.ahead / max(1, candidate.slots or 1)
+    return (ahead + need.tokens / candidate.read_rate) / candidate.warmth
 
 
 def _least(
@@ -221,17 +237,11 @@ def _round_robin(free: Sequence[Candidate], _need: Need, random: Random) -> tupl
 
 
 def _least_loaded(free: Sequence[Candidate], need: Need, random: Random) -> tuple[Candidate, str]:
-    def cost(each: Candidate) -> float:
-        return _seconds(evolve(each, cached=0), need)
-
-    return _least(free, cost, random), "least-loaded"
+    return _least(free, lambda each: _seconds_uncached(each, need), random), "least-loaded"
 
 
 def _affinity(free: Sequence[Candidate], need: Need, random: Random) -> tuple[Candidate, str]:
-    def cost(each: Candidate) -> float:
-        return _seconds(each, need) + each.evicts / each.read_rate
-
-    best = _least(free, cost, random)
+    best = _least(free, lambda each: _seconds(each, need), random)
     if best.cached:
         return best, f"affinity; cached={best.cached}"
     if any(each.cached for each in free):

@@ -95,7 +95,9 @@ class TailTap:
 
     def _reasons(self, tail: bytes) -> int:
         key = b'"stop_reason":' if self._api is Api.MESSAGES else b'"finish_reason":'
-        return tail.count(key + b'"') + tail.count(key + b' "')
+        some = tail.count(key + b'"') + tail.count(key + b' "')
+        none = tail.count(key + b'""') + tail.count(key + b' ""')  # as some servers write null
+        return some - none
 
     def _complete(self, tail: bytes) -> bool:
         last_events = _LAST_EVENTS.get(self._api)

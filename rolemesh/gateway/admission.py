@@ -1,6 +1,7 @@
 """Who goes where and who waits: decisions made when something changes, never by polling."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, fail, succeed
@@ -10,7 +11,7 @@ from rolemesh.core.admission import FairQueue
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Backend, BackendId
 from rolemesh.core.routing import Decision, Go, Need, No, Random, Score, decide
-from rolemesh.gateway.entries import Entry
+from rolemesh.gateway.entries import READ_RATE, WRITE_RATE, Entry
 from rolemesh.gateway.registry import Registry
 
 LOOK_AGAIN = 5.0  # seconds, at a load that outlasts a deadline
@@ -75,7 +76,7 @@ class Admission:
     def acquire(self, want: Want) -> Deferred[Grant]:
         """Fires with a Grant; fails with a Refusal. Cancelling it leaves the queue."""
         queue = self._queues.get(want.need.role.name)
-        if not queue:
+        if not queue or want.need.slotless:
             decision = self.decide(want)
             if isinstance(decision, Go):
                 return succeed(self._grant(want, decision, 0.0))
@@ -178,22 +179,30 @@ class Admission:
     def _grant(self, want: Want, decision: Go, waited: float) -> Grant:
         entry = self._registry.get(decision.id)
         assert entry is not None  # decisions are made and carried out in one turn
-        seconds = _seconds_of(want, entry)
-        self._registry.take(decision.id, want.need.role.name, seconds)
+        give = _nothing
+        if not want.need.slotless:
+            seconds = _seconds_of(want, entry)
+            self._registry.take(decision.id, want.need.role.name, seconds)
+            give = partial(self._registry.give, decision.id, seconds)
         return Grant(
             entry.backend,
             decision.route,
             decision.scores,
             waited,
             want.cached(decision.id)[0],
-            lambda: self._registry.give(decision.id, seconds),
+            give,
         )
 
 
 def _seconds_of(want: Want, entry: Entry) -> float:
     cached, _ = want.cached(entry.backend.id)
     unread = max(0, want.need.tokens - cached)
-    return unread / entry.read_rate + want.output / entry.write_rate
+    read_rate, write_rate = entry.read_rate or READ_RATE, entry.write_rate or WRITE_RATE
+    return unread / read_rate + want.output / write_rate
+
+
+def _nothing() -> None:
+    pass
 
 
 def _loads(decision: No) -> bool:

@@ -177,7 +177,7 @@ class Attempt:
         try:
             return await waiting.addTimeout(max(0.0, seconds), self._clock)
         except TimeoutError:
-            raise TryFailed(Outcome.FIRST_BYTE_TIMEOUT, f"{seconds:.0f} s") from None
+            raise TryFailed(Outcome.OVERDUE, f"{seconds:.0f} s") from None
 
 
 def _streamed(ask: Ask, role: Role, grant: Grant) -> Mapping[str, msgspec.Raw] | None:

@@ -233,7 +233,7 @@ class Delivery:
             self._mismatch(entry, named)
         if timings is None:
             return
-        record.normal_rate = round(entry.write_rate, 1)
+        record.normal_rate = entry.write_rate and round(entry.write_rate, 1)
         self._registry.learn(
             record.backend,
             _rate(timings.prompt_n, timings.prompt_ms),

@@ -114,7 +114,8 @@ class Dispatch:
         record.route = grant.route if role is first else f"{grant.route}; fallback={role.name}"
         record.scores, record.believed = grant.scores, grant.cached
         record.queued += grant.waited
-        self._memory.placed(grant.backend.id, call.chain, self._clock.seconds())
+        if call.ask.api.generates:
+            self._memory.placed(grant.backend.id, call.chain, self._clock.seconds())
 
     def _failed(self, call: Call, want: Want, grant: Grant, outcome: Outcome, began: float) -> None:
         """Take note of a failed try; returns when another may follow."""

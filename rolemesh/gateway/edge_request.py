@@ -27,6 +27,7 @@ class EdgeRequest(server.Request):
         self.clientproto = head.version
         self.requestHeaders = head.headers
         self.request_id = request_id
+        self.responseHeaders.setRawHeaders(_id_header(head.path), [request_id.encode()])
         self.responseHeaders.setRawHeaders(b"x-request-id", [request_id.encode()])
         self.responseHeaders.setRawHeaders(b"x-content-type-options", [b"nosniff"])
         self.content = BytesIO()
@@ -57,6 +58,11 @@ class EdgeRequest(server.Request):
         return reason
 
 
+def _id_header(path: bytes) -> bytes:
+    """Where clients of `path` look for a request's id; it is sent under our own name as well."""
+    return b"request-id" if path.startswith(b"/v1/messages") else b"x-request-id"
+
+
 def refusal_body(refusal: Refusal, path: bytes, request_id: str) -> bytes:
     """`refusal` in the shape that clients of `path` read."""
     if path.startswith(b"/v1/messages"):
@@ -71,6 +77,7 @@ def whole_refusal(refusal: Refusal, path: bytes, request_id: str) -> bytes:
         "content-type": "application/json",
         "content-length": str(len(body)),
         "connection": "close",
+        _id_header(path).decode(): request_id,
         "x-request-id": request_id,
         "x-content-type-options": "nosniff",
         **refusal.headers(),

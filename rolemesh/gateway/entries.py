@@ -43,8 +43,8 @@ class Entry:
     in_flight: int = 0
     taken: float = 0.0
     ahead: float = 0.0
-    read_rate: float = READ_RATE
-    write_rate: float = WRITE_RATE
+    read_rate: float | None = None
+    write_rate: float | None = None
     turns: dict[str, int] = field(factory=dict)
     busy_until: float = 0.0
     mismatches: int = 0
@@ -135,9 +135,13 @@ class Standing:
 
 
 def candidate(
-    entry: Entry, place: int, role: str, now: float, cached: int, evicts: int
+    entry: Entry, place: int, role: str, now: float, usual_rate: float, cached: int, evicts: int
 ) -> Candidate:
-    """A backend as one decision of a role sees it; `cached` and `evicts` are tokens."""
+    """A backend as one decision of a role sees it.
+
+    `usual_rate` is taken for one that has not shown how fast it reads; `cached` and `evicts` are
+    tokens.
+    """
     backend, report = entry.backend, entry.report
     busy = report.slots_busy if report is not None else None
     return Candidate(
@@ -157,7 +161,7 @@ def candidate(
         warmth=entry.health.warmth(now),
         last_turn=entry.turns.get(role, 0),
         ahead=entry.ahead,
-        read_rate=entry.read_rate,
+        read_rate=entry.read_rate or usual_rate,
         cached=cached,
         evicts=evicts,
         note=entry.note(),

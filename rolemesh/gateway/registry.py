@@ -10,7 +10,7 @@ from rolemesh.core.health import Condition, Health, Sign, step
 from rolemesh.core.model import Backend, BackendId, BackendState, Role
 from rolemesh.core.report import BackendReport, Registration
 from rolemesh.core.routing import Candidate, lacks
-from rolemesh.gateway.entries import Entry, Node, Props, Standing, candidate
+from rolemesh.gateway.entries import READ_RATE, Entry, Node, Props, Standing, candidate
 
 LEASE = 15.0
 HEARTBEAT = 5.0
@@ -116,10 +116,12 @@ class Registry:
     ) -> list[Candidate]:
         """A role's backends as one decision sees them; `cached` tells what a backend holds of the
         request, and what of another conversation it would forget, both in tokens."""
-        now = self._clock.seconds()
+        now, members = self._clock.seconds(), self.members(role)
+        rates = [entry.read_rate for _, entry in members if entry.read_rate is not None]
+        usual = max(rates, default=READ_RATE)  # so that those which have shown none are tried
         return [
-            candidate(entry, place, role.name, now, *cached(entry.backend.id))
-            for place, entry in self.members(role)
+            candidate(entry, place, role.name, now, usual, *cached(entry.backend.id))
+            for place, entry in members
         ]
 
     # What is told
@@ -326,9 +328,9 @@ class Registry:
         if entry is None:
             return
         if read_rate:
-            entry.read_rate += 0.3 * (read_rate - entry.read_rate)
+            entry.read_rate = _nearer(entry.read_rate, read_rate)
         if write_rate:
-            entry.write_rate += 0.3 * (write_rate - entry.write_rate)
+            entry.write_rate = _nearer(entry.write_rate, write_rate)
 
     # Inside
 
@@ -369,3 +371,7 @@ class Registry:
 
 def _is_older(registration: Registration, node: Node) -> bool:
     return node.instance == registration.instance and registration.generation < node.generation
+
+
+def _nearer(known: float | None, seen: float) -> float:
+    return seen if known is None else known + 0.3 * (seen - known)

@@ -226,7 +226,12 @@ class ClientApi:
         until = self._clock.seconds() + _wait(request, wanted.role)
         output = _output(ask)
         return Want(
-            Need(wanted.role, tokens, wanted.node), owner, chain.party, until, cached, output
+            Need(wanted.role, tokens, wanted.node, slotless=not ask.api.generates),
+            owner,
+            chain.party,
+            until,
+            cached,
+            output,
         )
 
     def _in_turn(self, wanted: Wanted) -> Iterator[Wanted]:

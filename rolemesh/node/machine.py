@@ -43,7 +43,8 @@ class Past:
 class Machine:
     """Gives each server a port of its own and keeps it for the server's later starts.
 
-    `address` is what servers bind to and gateways call.
+    `address` is what servers bind to and gateways call. The heads of `models` are read apart from
+    all else: the disk that they are on may be in another house.
     """
 
     _log = Logger()
@@ -56,6 +57,7 @@ class Machine:
         gpus: Gpus,
         environ: Mapping[str, str],
         past: Past,
+        models: Aside,
     ) -> None:
         self.address = host.LOOPBACK
         self._clock = clock
@@ -64,6 +66,7 @@ class Machine:
         self._gpus = gpus
         self._environ = environ
         self._past = past
+        self._models = models
         self._promised: dict[str, int] = {}
         self._uses: dict[str, tuple[str, ...]] = {}
         self._blocked: dict[str, frozenset[str]] = {}  # GPUs of what outlives SIGKILL
@@ -105,7 +108,7 @@ class Machine:
 
     async def _see_whether_it_fits(self, run: Run) -> None:
         """Warn, and refuse only what can never be; a slow disk makes no estimate."""
-        reading = self._past.aside.do(read_weights, run.file)
+        reading = self._models.do(read_weights, run.file)
         try:
             weights = await reading.addTimeout(DISK, self._clock)
         except FileNotFoundError:
@@ -126,15 +129,15 @@ class Machine:
         return [gpu for gpu in self._gpus.sample if gpu.uuid in used]
 
     async def _clear(self, run: Run) -> None:
-        past = self._past
-        clearing = past.aside.do(self._end, run.id)
+        """Where the state folder hangs, nobody can tell what is left; that stops no start."""
+        clearing = self._past.aside.do(self._end, run.id)
         try:
             left, gpus = await clearing.addTimeout(CLEARING, self._clock)
         except CancelledError:
             raise
         except Exception as problem:
-            detail = f"nobody can tell what an earlier start left: {type(problem).__name__}"
-            raise CannotStart(Reason.UNKNOWN, detail) from problem
+            self._note_disk(f"what {run.id} left was not looked for: {problem!r}")
+            return
         self._blocked.pop(run.id, None)
         if left:
             self._blocked[run.id] = frozenset(gpus)

@@ -26,7 +26,11 @@ LONGEST_TEXT = 256  # characters, as `core.report.Text` allows
 
 
 class Snapshots:
-    """Makes snapshots of one run of the agent; `generation` grows from each to the next."""
+    """Makes snapshots of one run of the agent.
+
+    `generation` grows from each to the next. It begins with the time, so that an agent that was
+    killed and runs again is believed at once, although the lease of the one before still runs.
+    """
 
     def __init__(
         self,
@@ -35,13 +39,14 @@ class Snapshots:
         labels: Mapping[str, str],
         meter: HostMeter,
         drained: Callable[[str], str | None] = lambda _: None,
+        generation: int = 0,
     ) -> None:
         self.node = node
         self._instance = instance
         self._labels = dict(labels)
         self._meter = meter
         self._drained = drained
-        self._generation = 0
+        self._generation = generation
 
     def take(self, servers: Iterable[Server], gpus: Sequence[GpuReport]) -> Registration:
         """All servers that have an address, in whatever state, and the last GPU sample."""

@@ -76,14 +76,15 @@ def node_service(reactor: Any, settings: NodeSettings, state: Path) -> Agent:
     """
     gpus = Gpus(reactor, reactor, os.environ)
     past = _past(reactor, state)
-    machine = Machine(reactor, reactor, settings.ports, gpus, os.environ, past)
+    machine = Machine(reactor, reactor, settings.ports, gpus, os.environ, past, Aside(reactor))
     means = _means(reactor, settings, machine)
     address = OwnAddress(settings.gateways, settings.advertise, reactor, reactor.resolve)
     drains = Drains(state / "drains.json", past.aside, reactor, time.time)
     drains.load()
     instance = secrets.token_hex(8)
     meter = HostMeter(reactor)
-    snapshots = Snapshots(settings.name, instance, settings.labels, meter, drains.of)
+    began = int(time.time() * 1000)
+    snapshots = Snapshots(settings.name, instance, settings.labels, meter, drains.of, began)
     reporter = Reporter(
         _links(reactor, settings, lambda: snapshots.take(servers.running, gpus.sample)),
         settings.name,

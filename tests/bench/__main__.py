@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
-from tests.bench import affinity, cost, faults, leavers, rescue, streams
+from tests.bench import affinity, chaos, cost, faults, leavers, rescue, streams, survival
 
 
 @frozen
@@ -27,6 +27,10 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "many streams, and clients that do not read", streams.options, streams.run
     ),
     "rescue": Benchmark("servers killed in the middle of a stream", rescue.options, rescue.run),
+    "survival": Benchmark(
+        "a gateway killed again and again while nodes register", survival.options, survival.run
+    ),
+    "chaos": Benchmark("signals to agents and servers at random", chaos.options, chaos.run),
 }
 
 

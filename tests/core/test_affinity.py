@@ -15,6 +15,7 @@ from rolemesh.core.affinity import (
     CONVERSATIONS,
     HALF_LIFE,
     LONGEST_CHAIN,
+    SAME_SESSION,
     SESSION_HEADERS,
     SESSIONS,
     Chain,
@@ -226,9 +227,9 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(memory.cached(ONE, asked, 2, 0.0)[0], asked.tokens)
 
     def test_a_session_decides_between_equals(self) -> None:
-        """Where nothing else is known of it, a session counts one token where it was."""
+        """Where nothing else is known of it, a session counts a little where it was."""
         self.memory.placed(ONE, Chain("s", ()), 0.0)
-        self.assertEqual(self.held(ONE, Chain("s", ())), (1, 0))
+        self.assertEqual(self.held(ONE, Chain("s", ())), (SAME_SESSION, 0))
         self.assertEqual(self.held(TWO, Chain("s", ())), (0, 0))
         self.assertEqual(self.held(ONE, Chain("other", ())), (0, 0))
 
@@ -247,7 +248,7 @@ class MemoryTests(SynchronousTestCase):
         for n in range(SESSIONS + 1):
             self.memory.placed(TWO, Chain(f"s{n}", ()), 0.0)
         known = [self.held(TWO, Chain(f"s{n}", ()))[0] for n in (0, 1)]
-        self.assertEqual(known, [0, 1])
+        self.assertEqual(known, [0, SAME_SESSION])
 
     def test_whether_it_paid(self) -> None:
         """A quarter of what was believed is enough, and little is not worth a word."""

@@ -33,10 +33,15 @@ class RuleTests(SynchronousTestCase):
     def test_what_may_have_been_delivered_or_takes_long_is_not_repeated(self) -> None:
         """After a first byte, or a whole time limit, no other backend is asked."""
         final = {outcome for outcome, rule in RULES.items() if not rule.again}
-        self.assertEqual(final, {Outcome.SERVED, Outcome.FIRST_BYTE_TIMEOUT, Outcome.CUT})
+        self.assertEqual(final, {Outcome.SERVED, Outcome.OVERDUE, Outcome.CUT})
 
 
 class GoOnTests(SynchronousTestCase):
+    def test_B3_silence_is_moved_once(self) -> None:
+        """A request that one backend was silent at goes to one more, and not to a third."""
+        self.assertTrue(may_go_on(tries(Outcome.FIRST_BYTE_TIMEOUT)))
+        self.assertFalse(may_go_on(tries(Outcome.FIRST_BYTE_TIMEOUT, Outcome.WEDGED)))
+
     def test_P4_three_tries_at_most(self) -> None:
         """However harmless the failures, a request is tried three times."""
         self.assertTrue(may_go_on(tries(*[Outcome.REFUSED] * (MOST - 1))))

@@ -111,6 +111,12 @@ class PartTests(SynchronousTestCase):
         if left_out:
             self.assertEqual(told[0], f"… {left_out} lines left out")
 
+    def test_fits_at_worst(self) -> None:
+        """Two hundred of the longest lines, of what takes most room, are cut down to what fits."""
+        told = fitting(['"' * 9000] * 199 + ["last"])
+        self.assertLess(len(encode(Result(done=True, lines=told))), LONGEST_RESULT)
+        self.assertEqual(told[-1], "last")
+
     def test_order(self) -> None:
         """A part that was heard is not heard again; a node that begins anew is."""
         heard = [is_fresh(part, last) for part, last in ((0, -1), (1, 0), (1, 1), (0, 0), (0, 4))]

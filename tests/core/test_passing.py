@@ -56,7 +56,8 @@ class JudgeTests(SynchronousTestCase):
             told = {"message": "Bad grammar", "type": "some_error"}
             told_openai = {"error": {**told, "param": None, "code": "bad_request"}}
             self.assertEqual(json.loads(passed.openai_body()), told_openai)
-            told_anthropic = {"type": "error", "error": told, "request_id": "r1"}
+            told_claude = {**told, "code": "bad_request"}
+            told_anthropic = {"type": "error", "error": told_claude, "request_id": "r1"}
             self.assertEqual(json.loads(passed.anthropic_body("r1")), told_anthropic)
 
     def test_B19_whatever_its_form(self) -> None:
@@ -85,7 +86,11 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(
             told,
             {
-                "message": TOO_LONG["message"],
+                "message": (
+                    "prompt is too long: 4711 tokens > 4096 maximum. This model's maximum context"
+                    " length is 4096 tokens; shorten the conversation, or ask a role with more"
+                    " context."
+                ),
                 "type": "invalid_request_error",
                 "param": None,
                 "code": "context_length_exceeded",

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.health import Condition
 from rolemesh.core.model import BackendId, Policy, Requirements, Role
-from rolemesh.core.routing import Candidate, Decision, Go, Need, No, Wait, decide, lacks
+from rolemesh.core.routing import BESIDE, Candidate, Decision, Go, Need, No, Wait, decide, lacks
 
 KINDS: dict[str, dict[str, Any]] = {
     "free": {},
@@ -180,11 +180,11 @@ class DecideTests(SynchronousTestCase):
     def test_every_candidate_is_accounted_for(self) -> None:
         """The scores name each one that could have been chosen with seconds, those that are unfit
         with a reason."""
-        one, two = backend(1, ahead=4.0, slots=2), backend(2, draining=True)
+        one, two = backend(1, ahead=40.0, slots=2), backend(2, draining=True)
         decision = self.decided(one, two)
         self.assertEqual(
             [(each.id, each.seconds, each.refusal) for each in decision.scores],
-            [(one.id, 2.0, ""), (two.id, None, "it is draining")],
+            [(one.id, 40.0 / 2 * BESIDE, ""), (two.id, None, "it is draining")],
         )
 
     @given(

@@ -1,5 +1,6 @@
 """What clients can do wrong, and what it costs nobody else: the rows C1 to C28, on real sockets."""
 
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.tcp import Client
+from twisted.internet.tcp import Client, Connection
 
 from rolemesh.core.model import QueueLimits
 from rolemesh.core.openai import Api
@@ -95,7 +96,7 @@ class LeavingTests(RowCase):
                 client.leave()
             else:
                 client.transport.loseConnection()
-            await self.until("it is given up", lambda: not mine & set(_connecting()), 1.0)
+            await self.until("it is given up", lambda mine=mine: not mine & set(_connecting()), 1.0)
             self.assertLess(reactor.seconds() - left, FREE_WITHIN)
             self.assertEqual((await self.record(f"c{reset}"))["status"], 499)
 
@@ -163,10 +164,14 @@ class LeavingTests(RowCase):
 class SlowReaderTests(RowCase):
     """C3: a client that does not read holds little, for a while, and slows nobody."""
 
-    def deafen(self, client: raw.RawClient) -> None:
-        """Let a client read nothing, and its kernel hold little."""
-        client.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-        client.transport.pauseProducing()
+    def deafen(self, *clients: raw.RawClient) -> None:
+        """Let clients read nothing, and the kernel hold little of any connection in here."""
+        for client in clients:
+            client.transport.pauseProducing()
+        for each in [*reactor.getReaders(), *(client.transport for client in clients)]:
+            if isinstance(each, Connection):
+                for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                    each.getHandle().setsockopt(socket.SOL_SOCKET, buffer, 4 * KIB)
 
     def held(self, life: GatewayLife) -> int:
         """The most bytes that wait in this process for one client."""
@@ -178,6 +183,7 @@ class SlowReaderTests(RowCase):
         fake = self.fake("endless")
         life = await self.mesh(role(fake))
         client = await self.send(stream=True)
+        await client.seen(b"data:")
         self.deafen(client)
         most = 0
         await self.until("the backend is held up", lambda: any(call.pauses for call in fake.work))
@@ -194,6 +200,7 @@ class SlowReaderTests(RowCase):
         fake = self.fake("endless", slots=1)
         await self.mesh(role(fake))
         client = await self.send({"X-Request-Id": "slow"}, stream=True)
+        await client.seen(b"data:")
         self.deafen(client)
         await self.until("the upstream is closed", lambda: bool(fake.work) and not fake.running)
         self.assertEqual(fake.work[0].outcome, "left")
@@ -210,8 +217,8 @@ class SlowReaderTests(RowCase):
         fake = self.fake("4*endless", slots=16)
         await self.mesh(role(fake))
         slow = [await self.send(stream=True) for _ in range(4)]
-        for client in slow:
-            self.deafen(client)
+        await gatherResults([client.seen(b"data:") for client in slow])
+        self.deafen(*slow)
         await self.until("all are held up", lambda: sum(call.pauses > 0 for call in fake.work) == 4)
         for answer in await gatherResults([self.ask(stream=True) for _ in range(5)]):
             self.assert_served(answer, "coder")
@@ -291,7 +298,7 @@ class EdgeTests(RowCase):
     async def test_C8_no_continue_without_a_key(self) -> None:
         """Who has no key is told so before the body, with no 100 Continue and nothing read."""
         fake = self.fake()
-        good, path = self.key()
+        _, path = self.key()
         await self.mesh(role(fake), keys=path)
         for api in (Api.CHAT, Api.MESSAGES, Api.TOKENIZE):
             answer = await self.say(self.expecting(api.value, 5))
@@ -311,7 +318,7 @@ class EdgeTests(RowCase):
         """With a good key the body is asked for, and answered."""
         good, path = self.key()
         await self.mesh(role(self.fake()), keys=path)
-        body = raw.json.dumps(self.body()).encode()
+        body = json.dumps(self.body()).encode()
         client = await self.connect()
         client.transport.write(self.expecting(CHAT, len(body), Connection="close", **good))
         await client.seen(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -325,7 +332,7 @@ class EdgeTests(RowCase):
         return f"POST {path} HTTP/1.1\r\n{JSON}{lines}\r\n".encode()
 
     async def test_C16_C17_C20_C21_bad_requests_reach_no_backend(self) -> None:
-        """Each is refused in JSON by a whole gateway, and what it smuggles is not asked of anyone."""
+        """Each is refused in JSON by a whole gateway, and what it smuggles is asked of nobody."""
         fake = self.fake()
         await self.mesh(role(fake))
         before = len(fake.work)
@@ -466,7 +473,7 @@ class HeaderTests(RowCase):
             self.assertEqual(fake.work[-1].request.header("x-request-id"), used)
 
     async def test_C18_what_goes_upstream_is_a_short_list(self) -> None:
-        """Nothing that a client says reaches a backend but the body and what is known to be good."""
+        """Of what a client says a backend gets the body and what is known to be good."""
         fake = self.fake()
         await self.mesh(role(fake))
         secrets = {
@@ -498,7 +505,7 @@ class ConnectionTests(RowCase):
     """C19, C28: many requests on one connection."""
 
     def pipelined(self, *ids: str, stream: bool = False) -> bytes:
-        body = raw.json.dumps(self.body(stream=stream))
+        body = json.dumps(self.body(stream=stream))
         length = f"Content-Length: {len(body)}\r\n\r\n{body}"
         return "".join(
             f"POST {CHAT} HTTP/1.1\r\n{JSON}X-Request-Id: {id}\r\n{length}" for id in ids
@@ -640,7 +647,7 @@ class KeyTests(RowCase):
         fake = self.fake()
         await self.mesh(role(fake), keys=path)
         text = good["Authorization"]
-        body = raw.json.dumps(self.body())
+        body = json.dumps(self.body())
         head = f"POST {CHAT} HTTP/1.1\r\n{JSON}Connection: close\r\nContent-Length: {len(body)}\r\n"
         two = f"Authorization: {text}\r\nAuthorization: Bearer other\r\n"
         self.assert_refused(await self.say(f"{head}{two}\r\n{body}".encode()), 400, "bad_request")
@@ -649,7 +656,7 @@ class KeyTests(RowCase):
         self.assert_served(await self.say(f"{head}{one}\r\n{body}".encode()), "coder")
 
     async def test_C26_many_failures_are_429_with_hints(self) -> None:
-        """Who guesses is told to wait, by the headers that clients obey; a good key still passes."""
+        """Who guesses is told to wait in headers that clients obey; a good key still passes."""
         good, path = self.key()
         await self.mesh(role(self.fake()), keys=path)
         answers = [await self.ask() for _ in range(20)]

@@ -143,6 +143,14 @@ class VerbTests(CommandCase):
         self.connect()
         self.assertEqual(len(self.heard()), 1)
 
+    def test_a_node_that_left(self) -> None:
+        """A node whose stream has ended counts as away."""
+        self.connect()
+        self.agent.leave()
+        order = self.order(DRAIN)
+        self.net.spend(PATIENCE + 1)
+        self.assertIn("'box2' is not connected", order.answer.json["message"])
+
     def test_not_kept_for_ever(self) -> None:
         """A node that comes back much later is not told what nobody wants any more."""
         self.order(DRAIN)
@@ -277,6 +285,7 @@ class LogTests(CommandCase):
         self.assertFalse(reader.answered)
         for part, line in ((0, "a"), (1, "b"), (1, "b"), (2, "c")):
             self.assertTrue(self.answer(id, part=part, lines=[line], more=True)["more"])
+            self.net.spend(SILENCE * 0.4, 4)
         self.assertEqual(self.shown(reader), ["a", "b", "c"])
 
     def test_reader_leaves(self) -> None:

@@ -101,14 +101,15 @@ class WholeStreamTests(StreamCase):
 
     def test_speed_is_learnt(self) -> None:
         """A backend that tells its speed is known by it at the next request."""
-        timings = {"prompt_n": 100, "prompt_ms": 50.0, "predicted_n": 100, "predicted_ms": 500.0}
+        timings = {"prompt_n": 100, "prompt_ms": 50.0, "predicted_n": 100}
         rates = []
-        for _ in range(2):
+        for took in (1000.0, 500.0, 500.0):
             client = self.ask()
-            self.a.work[-1].json(200, whole("hi", timings=timings))
+            self.a.work[-1].json(200, whole("hi", timings={**timings, "predicted_ms": took}))
             self.turn()
             rates.append(self.record(client)["normal_rate"])
-        self.assertTrue(rates[0] < rates[1] < 200, rates)
+        self.assertEqual(rates[:2], [None, 100.0])
+        self.assertTrue(100 < rates[2] < 200, rates)
 
     def test_headers(self) -> None:
         """The head says who answers, why, after how many tries; and how a stream is to be kept."""

@@ -190,16 +190,26 @@ class AgainTests(DispatchCase):
             self.assert_served(client, "coder-2")
 
     def test_B3_first_byte(self) -> None:
-        """A backend that says nothing for its time: 504, its connection closed, no second try."""
-        a, b = self.mesh(2, timeouts=Timeouts(first_byte=30))
+        """Of backends that say nothing for their time two are asked; then it is 504."""
+        silent = self.mesh(3, timeouts=Timeouts(first_byte=30))
         client = self.ask()
-        self.net.spend(29.5)
-        self.assertFalse(client.answered)
-        self.net.spend(1)
+        for _ in range(2):
+            self.net.spend(29)
+            self.assertFalse(client.answered)
+            self.net.spend(1.5)
         self.assert_refused(client.answer, 504, "upstream_timeout")
         self.assertEqual(client.answer.headers["x-should-retry"], "false")
-        self.assertTrue(a.work[0].left)
-        self.assertEqual(b.work, [])
+        asked = [exchange for each in silent for exchange in each.work]
+        self.assertEqual([exchange.left for exchange in asked], [True, True])
+
+    def test_B3_first_byte_elsewhere(self) -> None:
+        """What one backend was silent at, another one answers."""
+        a, b = self.mesh(2, timeouts=Timeouts(first_byte=30))
+        client = self.ask()
+        self.net.spend(31)
+        (exchange,) = (a.work + b.work)[1:]
+        exchange.json(200, whole("hi"))
+        self.assertEqual(client.answer.status, 200)
 
     def test_B3_a_head_is_no_byte(self) -> None:
         """A head, or comments, without an event do not stop that clock, nor set it anew."""

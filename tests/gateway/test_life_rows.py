@@ -28,8 +28,8 @@ class DrainTests(RowCase):
 
     async def streams(self, length: int, speed: float, drain: float) -> list[raw.RawClient]:
         """So many streams that have begun, and a gateway that has just been told to stop."""
-        fake = self.fake(slots=MANY, speed=Speed(decode=speed), length=length)
-        life = await self.mesh(role(fake), drain=drain)
+        self.backend = self.fake(slots=2 * MANY, speed=Speed(decode=speed), length=length)
+        life = await self.mesh(role(self.backend), drain=drain)
         self.kept = await self.connect()
         self.kept.get("/health", close=False)
         clients = [await self.send(stream=True, max_tokens=length) for _ in range(MANY)]
@@ -58,7 +58,7 @@ class DrainTests(RowCase):
         self.assertLess(reactor.seconds() - began, 0.5 + 2.0)
 
     async def test_L1_new_requests_and_kept_connections(self) -> None:
-        """While it drains `/ready` is 503 at once, and requests are refused on closing connections."""
+        """While it drains `/ready` is 503 at once, and a request ends its connection."""
         clients = await self.streams(length=100_000, speed=5, drain=1.0)
         ready = await raw.get(reactor, self.port, "/ready")
         self.assertEqual((ready.status, ready.json["status"]), (503, "draining"))
@@ -67,6 +67,7 @@ class DrainTests(RowCase):
         refused = await self.kept.closed
         self.assert_refused(refused, 503, "draining", retry=True)
         self.assertEqual(refused.headers["connection"].lower(), "close")
+        self.assertEqual(len(self.backend.work), MANY)
         for client in clients:
             client.leave()
         await self.stopped

@@ -431,14 +431,16 @@ class CountTests(RegistryCase):
         self.assertTrue(self.candidate().full)
 
     def test_rates(self) -> None:
-        """A backend's rates move towards what it showed, and not all the way at once."""
-        before = self.entry().read_rate
-        self.registry.learn(GPU0, 2 * before, None)
-        self.assertTrue(before < self.entry().read_rate < 2 * before)
+        """A backend's rates are what it showed first, and then move towards what it shows."""
+        self.assertIsNone(self.entry().read_rate)
+        self.registry.learn(GPU0, 100.0, None)
+        self.assertEqual((self.entry().read_rate, self.entry().write_rate), (100.0, None))
+        self.registry.learn(GPU0, 200.0, 99.0)
+        self.assertTrue(100.0 < (self.entry().read_rate or 0.0) < 200.0)
         for _ in range(50):
-            self.registry.learn(GPU0, 2 * before, 99.0)
-        self.assertAlmostEqual(self.entry().read_rate, 2 * before, 1)
-        self.assertAlmostEqual(self.entry().write_rate, 99.0, 1)
+            self.registry.learn(GPU0, 200.0, None)
+        self.assertAlmostEqual(self.entry().read_rate or 0.0, 200.0, 1)
+        self.assertEqual(self.entry().write_rate, 99.0)
 
 
 class StaticTests(RegistryCase):

@@ -196,6 +196,17 @@ class OrderTests(StreamCase):
         self.clock.advance(600)
         self.assertEqual(len(self.answered), 3)
 
+    def test_a_result_that_nobody_takes(self) -> None:
+        """After six times it is left, until the gateway asks again."""
+        self.caller.statuses = [None] * 6
+        self.start().order("c1")
+        self.clock.pump([30] * 20)
+        self.assertEqual(len(self.answered), 6)
+        self.stream.end()
+        self.clock.advance(30)
+        self.stream.order("c1")
+        self.assertEqual((self.did, len(self.answered)), (["c1"], 7))
+
     def test_a_result_that_is_refused(self) -> None:
         """A gateway that refuses a result is not told it again."""
         self.caller.statuses = [403]
@@ -234,10 +245,9 @@ class OrderTests(StreamCase):
 
     def test_stops(self) -> None:
         """An agent that stops hears no more, and leaves nothing behind."""
-        self.operator.hold = Deferred()
+        self.caller.more = True
         stream = self.start()
-        stream.order("c1")
-        stream.order("c2", "logs", follow=True)
+        stream.order("c1", "logs", follow=True)
         self.commands.stopService()
         self.assertTrue(stream.wire.hung_up)
         self.assertEqual(self.clock.getDelayedCalls(), [])

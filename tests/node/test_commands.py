@@ -174,6 +174,16 @@ class RestartTests(NodeCase):
             self.clock.advance(1.2)
             self.assertIs(self.server.state, State.STARTING)
 
+    def test_no_sign_of_a_crash_loop(self) -> None:
+        """An ordered end is not one of the five that make the next a crash loop."""
+        self.become_ready()
+        self.do("restart")
+        self.process.exit()
+        for _ in range(5):
+            self.clock.pump([1] * 40)
+            self.process.exit(1)
+        self.assertIs(self.server.state, State.BACKOFF)
+
     def test_in_a_pause(self) -> None:
         """One that waits for its next start is started now, and its failures are forgiven."""
         for _ in range(4):

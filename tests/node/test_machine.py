@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rolemesh.config.node import GpuChoice, Run
 from rolemesh.core.endings import Reason
 from rolemesh.core.fit import GB
 from rolemesh.core.report import GpuReport
-from rolemesh.node import survivors
+from rolemesh.node import machine, survivors
 from rolemesh.node.aside import Aside
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.identity import Records
@@ -41,7 +42,7 @@ class MachineTestCase(TestCase):
         past = Past(Aside(clock), records, survivors.Survivors(records, "me"), "me")
         self.gpus = Gpus(clock, clock, {})
         self.gpus.sample = (CARD,)
-        self.machine = Machine(clock, clock, range(18100, 18101), self.gpus, {}, past)
+        self.machine = Machine(clock, clock, range(18100, 18101), self.gpus, {}, past, Aside(clock))
 
     async def refusal(self, run: Run) -> CannotStart:
         try:
@@ -82,6 +83,27 @@ class FitTests(MachineTestCase):
         anywhere = evolve(self.run_entry, gpu=GpuChoice(), context=2**40)
         await self.machine.make_room(anywhere)
         self.assertEqual(self.machine.note(anywhere), "")
+
+
+class DiskTests(MachineTestCase):
+    async def test_A30_a_disk_of_models_that_hangs_makes_no_estimate_and_stops_no_start(
+        self,
+    ) -> None:
+        """After two seconds the server is started, and so is its neighbour."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+        self.patch(machine, "read_weights", lambda _: release.wait())
+        self.patch(machine, "DISK", 0.05)
+        await self.machine.make_room(self.run_entry)
+        await self.machine.make_room(evolve(self.run_entry, id="other"))
+
+    async def test_A30_a_state_folder_that_hangs_stops_no_start(self) -> None:
+        """Nobody can tell what an earlier start left; that is said, and it goes on."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+        self.patch(Records, "read", lambda _: release.wait())
+        self.patch(machine, "CLEARING", 0.05)
+        await self.machine.make_room(self.run_entry)
 
 
 class GpuTests(MachineTestCase):

@@ -4,10 +4,13 @@ Its backends are doubles: nothing here depends on a model.
 """
 
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
+import termios
 import time
 from typing import Any
 
@@ -26,7 +29,8 @@ from tests.real.harness import (
 )
 
 CHAT = "/v1/chat/completions"
-BODY = '{"model":"coder","stream":true,"max_tokens":100000,"messages":[{"role":"user","content":"hi"}]}'
+HELLO = [{"role": "user", "content": "hi"}]
+BODY = json.dumps({"model": "coder", "stream": True, "max_tokens": 100_000, "messages": HELLO})
 BAD_FILES = (
     "roles: [",
     "roles: {coder: http://127.0.0.1:1}\nnothing: 1\n",
@@ -85,7 +89,7 @@ class Gateway(SynchronousTestCase):
         return data
 
     def assert_serves(self, server: Server) -> None:
-        body = {"model": "coder", "max_tokens": 2, "messages": [{"role": "user", "content": "x"}]}
+        body = {"model": "coder", "max_tokens": 2, "messages": HELLO}
         self.assertEqual(ask(f"{server.url}{CHAT}", body).status, 200)
 
 
@@ -122,7 +126,7 @@ class ReloadTests(Gateway):
     """L9 to L11: SIGHUP."""
 
     def test_L9_L10_bad_files_change_nothing(self) -> None:
-        """Each is told with its place, streams and roles stay; then a good one takes their place."""
+        """Each is told with its place, streams and roles stay; then a good one is taken."""
         gateway = self.gateway()
         client = self.stream(gateway)
         path = next(self.workshop.folder.glob("models-*.yaml"))
@@ -229,7 +233,7 @@ class ScarcityTests(Gateway):
         self.addCleanup(self.end, process)
         url = f"http://127.0.0.1:{port}"
         eventually("it answers", lambda: answers(f"{url}/health"))
-        for _ in range(400):  # of 400 bytes a line and more
+        for _ in range(200):  # of 400 bytes a line and more
             self.assertEqual(ask(f"{url}{CHAT}", {"model": "nobody", "messages": []}).status, 404)
         self.assertTrue(self.is_full(process))
         assert process.stdout is not None
@@ -240,9 +244,6 @@ class ScarcityTests(Gateway):
 
     def is_full(self, process: Any) -> bool:
         """Whether a pipe holds as much as pipes hold."""
-        import fcntl
-        import termios
-
         held = fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4)
         return int.from_bytes(held, "little") > 45_000
 
