@@ -71,7 +71,7 @@ class WheelTests(Case):
         self.assertEqual(told["License-Expression"], "MIT")
         self.assertEqual(told["License-File"], "LICENSE")
         self.assertEqual(told["Requires-Python"], ">=3.11")
-        self.assertEqual(told.get_all("Provides-Extra"), ["demo", "test"])
+        self.assertEqual(told.get_all("Provides-Extra"), ["demo", "postgres", "test"])
 
 
 class InstallTests(Case):

@@ -7,16 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
+from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.service import LOCKED, MISCONFIGURED, NO, OK, Listening
+from rolemesh.service import LOCKED, MISCONFIGURED, NO, OK, Listening, keep_steady
 
 ROOT = Path(__file__).parent.parent
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
@@ -143,6 +145,16 @@ class Case(SynchronousTestCase):
         program = Program(self.folder, arguments)
         self.addCleanup(program.close)
         return program
+
+
+class SteadyTests(SynchronousTestCase):
+    def test_L8_no_timer_moves_with_the_time_of_day(self) -> None:
+        """A reactor measures by the monotonic clock, its timers included."""
+        reactor = EPollReactor()
+        keep_steady(reactor)
+        call = reactor.callLater(10, lambda: None)
+        self.assertTrue(5 < call.getTime() - time.monotonic() <= 10)
+        call.cancel()
 
 
 class SignalTests(Case):

@@ -47,7 +47,7 @@ from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.store.sqlite import SqliteStore
 from rolemesh.gateway.upstream import Upstream
 from rolemesh.gateway.web import ClientApi
-from rolemesh.service import Listening, ServiceOptions, Signals, refuse
+from rolemesh.service import Listening, ServiceOptions, Signals, keep_steady, refuse
 
 LONGEST_BODY = 32 * 2**20
 _CLIENT_PATHS = frozenset(api.value.encode() for api in Api)
@@ -91,6 +91,7 @@ def makeService(options: Options) -> MultiService:
     """The gateway as twistd runs it."""
     from twisted.internet import reactor  # importing it earlier would choose it for everybody
 
+    keep_steady(reactor)
     if options.settings.store is None:
         store: Prepared = SqliteStore(reactor, options.state_dir / "state.db", time.time)
     else:

@@ -39,7 +39,7 @@ from rolemesh.node.snapshot import Snapshots
 from rolemesh.node.status import node_status
 from rolemesh.node.supervisor import Server
 from rolemesh.node.survivors import Survivors
-from rolemesh.service import ServiceOptions, Signals
+from rolemesh.service import ServiceOptions, Signals, keep_steady
 
 CONNECT, EXCHANGE = 2.0, 5.0  # seconds, for a gateway
 PATIENCE = Patience()
@@ -61,6 +61,7 @@ def makeService(options: Options) -> MultiService:
     """The agent under twistd, with its signals."""
     from twisted.internet import reactor
 
+    keep_steady(reactor)
     agent = node_service(reactor, options.settings, options.state_dir)
     _tell_warnings(options.settings)
     service = MultiService()

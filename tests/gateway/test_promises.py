@@ -569,7 +569,8 @@ class TruthTests(PromiseCase):
         words = self.words(server, 5 if self.rescues else script.words)[before:][: script.words]
         whole_ = not self.rescues or before + len(words) == 5
         finish = [piece(None, "stop")] if script.ends in ("done", "no done") and whole_ else []
-        return [piece(None, None, role="assistant"), *(piece(word) for word in words), *finish]
+        events = [piece(None, None, role="assistant"), *(piece(word) for word in words), *finish]
+        return [{**each, "id": f"chatcmpl-{server.port}"} for each in events]
 
     def words(self, server: Server, count: int) -> list[str]:
         """What a backend says: its own words, or with a rescue everybody's."""
