@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.sse import BrokenStream
+from rolemesh.gateway.eager import writer_for
 from rolemesh.gateway.upstream import TryFailed
 
 
@@ -32,26 +33,32 @@ class Sink(Interface):
 Through = Callable[[bytes], bytes]
 
 
-@frozen
 class Client:
     """The client's side of a relay: what `through` makes of each piece is written, and tapped."""
 
-    request: Request
-    tap: Callable[[bytes], None]
-    through: Through
+    def __init__(self, request: Request, tap: Callable[[bytes], None], through: Through) -> None:
+        self._request = request
+        self._tap = tap
+        self._through = through
+        self._give: Callable[[bytes], None] = self._give_first
 
     def write(self, data: bytes) -> None:
-        passed = self.through(data)
+        passed = self._through(data)
         if passed:
-            self.request.write(passed)
-            self.tap(passed)
+            self._give(passed)
+            self._tap(passed)
+
+    def _give_first(self, data: bytes) -> None:
+        self._request.write(data)  # and the head with it
+        if getattr(self._request, "channel", None) is not None:
+            self._give = writer_for(self._request)
 
     def begin(self, producer: IPushProducer) -> None:
-        self.request.registerProducer(producer, True)
+        self._request.registerProducer(producer, True)
 
     def end(self) -> None:
-        if getattr(self.request, "channel", None) is not None:  # the client has not gone
-            self.request.unregisterProducer()
+        if getattr(self._request, "channel", None) is not None:  # the client has not gone
+            self._request.unregisterProducer()
 
 
 @frozen

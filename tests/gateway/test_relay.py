@@ -311,6 +311,7 @@ class Written:
     """The part of a request that a client's sink needs."""
 
     channel: object | None = object()
+    chunked = False
     producer: object = None
 
     def __init__(self) -> None:

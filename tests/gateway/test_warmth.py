@@ -67,7 +67,7 @@ class WarmthTests(GatewayCase):
     def test_refused_in_the_stream(self) -> None:
         """What goes wrong from then on is told in the stream, which does not end as a whole one."""
         client = self.stream()
-        self.net.spend(101)
+        self.net.spend(202)
         self.assert_broken_off(client.answer, "upstream_timeout")
         self.assertEqual(self.lines()[-1]["error.code"], "upstream_timeout")
 
