@@ -77,6 +77,7 @@ ENDS: Mapping[Sign, frozenset[Sign]] = {
 """Which rows a sign ends besides its own going on."""
 
 FIRST_EJECTION = 10.0
+STUCK_EJECTION = 120.0  # whoever makes no progress is not well again so soon
 LONGEST_EJECTION = 300.0
 FORGIVEN = 300.0  # seconds of good health after which an ejection is the first again
 SLOW_START = 30.0
@@ -128,7 +129,8 @@ _CAN_COME_BACK = (Condition.UP, Condition.EJECTED, Condition.DOWN)
 
 def _ejected(health: Health, now: float, *, forgiven: bool) -> Health:
     ejections = 1 if forgiven else health.ejections + 1
-    length = min(FIRST_EJECTION * ejections, LONGEST_EJECTION)
+    first = STUCK_EJECTION if health.sign is Sign.STUCK else FIRST_EJECTION
+    length = min(first * ejections, LONGEST_EJECTION)
     return evolve(health, ejections=ejections, until=now + length)
 
 

@@ -14,6 +14,7 @@ from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Params
 
 MAX_DEPTH = 64
+MOST_BRACKETS = 1_000_000  # opening and closing; more are no request, but work for the parser
 
 
 class Api(Enum):
@@ -151,6 +152,8 @@ def _depth(body: bytes) -> int:
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     marks = unescaped.translate(None, _NO_BRACKET_OR_QUOTE)
     brackets = b"".join(marks.split(b'"')[::2])
+    if len(brackets) > MOST_BRACKETS:
+        raise Refusal("invalid_json", f"The body has more than {MOST_BRACKETS} arrays and objects.")
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 

@@ -34,11 +34,12 @@ T = TypeVar("T")
 class Call:
     """One client's request on its way.
 
-    `body` is what the client sent; `wants` are tried in turn; `headers` go upstream.
+    `identity` is a hash by which the same request is known again; `wants` are tried in turn;
+    `headers` go upstream.
     """
 
     ask: Ask
-    body: bytes = field(repr=False)
+    identity: bytes
     wants: tuple[Want, ...]
     headers: Mapping[str, str]
     record: Record

@@ -4,7 +4,7 @@ from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
 
 from rolemesh.core.affinity import Memory
-from rolemesh.core.attempts import RULES, Outcome, Try, deadly, may_go_on, refusal
+from rolemesh.core.attempts import RULES, Outcome, Try, may_go_on, refusal
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import BackendId
 from rolemesh.core.passing import Passed
@@ -38,7 +38,7 @@ class Dispatch:
 
         :raises Refusal: when no backend can answer.
         """
-        self._poison.refuse(call.body, self._clock.seconds())
+        self._poison.refuse(call.identity, self._clock.seconds())
         self._budget.begin()
         try:
             found = await self._once(call, first=True)
@@ -67,6 +67,7 @@ class Dispatch:
             grant.release()
             raise
         self._note(call, grant, Outcome.SERVED, began)
+        self._poison.served(call.identity)
         roomier = self._roomier(want, answer.passed)
         if roomier is None:
             return answer
@@ -128,8 +129,8 @@ class Dispatch:
                 raise refusal([Try(grant.backend.id, outcome, 0.0)], self._standing(want))
             return
         self._note(call, grant, outcome, began)
-        if deadly(tries):
-            self._poison.found(call.body, self._clock.seconds())
+        if RULES[outcome].deadly:
+            self._poison.died(call.identity, self._clock.seconds())
         if not may_go_on(tries):
             raise refusal(tries, self._standing(want))
 

@@ -1,5 +1,6 @@
 """A request as the web code sees it, its refusals, and the end of an answer that broke."""
 
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
@@ -82,7 +83,7 @@ def whole_refusal(refusal: Refusal, path: bytes, request_id: str) -> bytes:
         "x-content-type-options": "nosniff",
         **refusal.headers(),
     }
-    reason = http.RESPONSES.get(refusal.status, b"Refused").decode()
+    reason = HTTPStatus(refusal.status).phrase
     lines = [f"HTTP/1.1 {refusal.status} {reason}", *(f"{n}: {v}" for n, v in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

@@ -250,6 +250,16 @@ class NodeApi:
         }
 
 
+def refuse_long_report(request: EdgeRequest) -> None:
+    """Refuse what says beforehand that it is longer than a report may be.
+
+    :raises Refusal: request_too_large.
+    """
+    declared = request.getHeader("content-length") or "0"
+    if declared.isdigit() and int(declared) > LONGEST_REPORT:
+        raise Refusal("request_too_large", f"A registration is at most {LONGEST_REPORT} bytes.")
+
+
 def _read(request: EdgeRequest) -> Registration:
     if request.getHeader("origin") is not None:
         raise Refusal("scope_missing", "Nodes are not registered from a browser's page.")

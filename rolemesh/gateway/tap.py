@@ -1,6 +1,7 @@
 """`twistd rolemesh-gateway`: the only place where the gateway's objects meet."""
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ from rolemesh.gateway.health import Checks
 from rolemesh.gateway.keys import Gatekeeper
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.listening import loopback_only
-from rolemesh.gateway.nodes import NodeApi
+from rolemesh.gateway.nodes import NodeApi, refuse_long_report
 from rolemesh.gateway.progress import Progress
 from rolemesh.gateway.records import Records
 from rolemesh.gateway.registry import Registry
@@ -51,7 +52,8 @@ from rolemesh.service import Listening, ServiceOptions, Signals, keep_steady, re
 
 LONGEST_BODY = 32 * 2**20
 _CLIENT_PATHS = frozenset(api.value.encode() for api in Api)
-CONNECTIONS = 2048  # of one address, which may be a balancer's
+CONNECTIONS = 4096  # half of them of one address, which may be a balancer's
+OWN_DESCRIPTORS = 64
 
 _log = Logger()
 
@@ -187,7 +189,7 @@ def build(
         Front(clients.app.resource(), nodes.app.resource(), operators.app.resource()),
         reactor,
         lambda: uuid4().hex,
-        Limits(body_bytes=LONGEST_BODY, address_connections=CONNECTIONS),
+        _limits(),
         _refused_at_the_edge,
         lambda request: _screen(request, keys),
     )
@@ -230,10 +232,26 @@ def _resolve(reactor: Any, host: str) -> Deferred[list[str]]:
     return deferToThreadPool(reactor, reactor.getThreadPool(), look_up)
 
 
+def _limits() -> Limits:
+    """Connections as far as this process may have descriptors, of which each request takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    room = (soft - OWN_DESCRIPTORS) // 2 if soft > 0 else CONNECTIONS
+    return Limits(
+        body_bytes=LONGEST_BODY,
+        connections=max(1, min(CONNECTIONS, room)),
+        address_connections=max(1, min(CONNECTIONS // 2, room)),
+    )
+
+
 def _screen(request: EdgeRequest, keys: Gatekeeper) -> None:
-    """Refuse a client without a good key before its body is read."""
-    if request.path in _CLIENT_PATHS:
+    """Refuse a client without a good key, and too long a report, before the body is read."""
+    if request.path in _CLIENT_PATHS or request.path.startswith(b"/v1/roles/"):
         keys.client(request)
+    if request.path.startswith(b"/v1/nodes/"):
+        refuse_long_report(request)
 
 
 def _refused_at_the_edge(refusal: Refusal, request_id: str, address: str) -> None:

@@ -1,13 +1,14 @@
 """The Klein routes for clients: decode, await, encode. No decisions."""
 
 from collections.abc import Hashable, Iterator
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
 from attrs import define, field
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThreadPool
 
 from rolemesh.core.affinity import Chain, Memory, chain_of, session_of
 from rolemesh.core.errors import Refusal
@@ -29,6 +30,7 @@ from rolemesh.gateway.store.keeper import Keeper
 from rolemesh.gateway.warmth import KeepWarm
 
 LONGEST_WAIT = 600.0
+LONG_BODY = 2**20
 _READ_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 _PASSED_ON = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 _PATHS = "/v1/models, " + ", ".join(api.value for api in Api) + ", /health, /ready"
@@ -38,7 +40,7 @@ _PATHS = "/v1/models, " + ", ".join(api.value for api in Api) + ", /health, /rea
 class ClientApi:
     """What clients may ask of a gateway. `created` is the Unix time that models are dated with."""
 
-    _clock: IReactorTime
+    _clock: Any  # a reactor: its time, and its threads for long bodies
     _keys: Gatekeeper
     roles: RoleBook
     _registry: Registry
@@ -137,8 +139,8 @@ class ClientApi:
         try:
             await self._unless_stopped(working, record)
         except CancelledError:
-            record.end = record.end or "the client went away"
-            record.status = record.status or 499
+            record.end = record.end or f"the client went away {_phase(record)}"
+            record.status = 499
             raise
         except Refusal as refusal:
             record.status, record.code, record.end = refusal.status, refusal.code, "refused"
@@ -188,13 +190,14 @@ class ClientApi:
             raise _draining()
         _refuse_other_types(request)
         body = request.content.read()
-        ask = read(api, body)
+        ask = await self._read(api, body)
         record.asked, record.stream = ask.model, ask.stream
         wanted = self._wanted(ask.model, key)
         record.role = wanted.role.name
         chain = self._chain(request, ask)
         wants = [self._want(request, ask, each, key, chain) for each in self._in_turn(wanted)]
-        call = Call(ask, body, tuple(wants), _upstream_headers(request), record, chain)
+        identity = blake2b(body, digest_size=16).digest()
+        call = Call(ask, identity, tuple(wants), _upstream_headers(request), record, chain)
         warmth = self._keep_warm(request, wanted.role) if ask.stream else None
         try:
             answer = await self._dispatch.open(call)
@@ -208,6 +211,13 @@ class ClientApi:
             if warmth is not None:
                 warmth.stop()
         await self._delivery.deliver(answer, call, request)
+
+    async def _read(self, api: Api, body: bytes) -> Ask:
+        """What a body asks for; a long one is read beside the reactor, which others need."""
+        if len(body) < LONG_BODY:
+            return read(api, body)
+        threads = self._clock.getThreadPool()
+        return await deferToThreadPool(self._clock, threads, read, api, body)
 
     def _keep_warm(self, request: EdgeRequest, role: Role) -> KeepWarm | None:
         after = role.queue.keep_warm
@@ -285,6 +295,12 @@ def _route(api: Api) -> None:
 
 for _api in Api:
     _route(_api)
+
+
+def _phase(record: Record) -> str:
+    if record.backend is None:
+        return "in the queue"
+    return "before the first byte" if record.first_byte is None else "in the middle of its answer"
 
 
 def _draining() -> Refusal:

@@ -196,7 +196,9 @@ class LostRequestTests(PromiseCase):
             self.play(client, servers, bad, FAULTS.get(fault, does()))
             self.assertEqual(client.answer.status, 200, (n, fault, client.answer.data))
             self.assertTrue(client.answer.finished, (n, fault))
-        tries = [len(line["rolemesh.attempts"]) for line in self.lines()]
+        tries = [
+            len(line["rolemesh.attempts"]) for line in self.lines() if "rolemesh.attempts" in line
+        ]
         self.assertEqual((len(tries), max(tries)), (240, 2))
         self.assert_nothing_left(*servers)
 
