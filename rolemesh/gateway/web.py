@@ -308,10 +308,12 @@ def _draining() -> Refusal:
 
 
 def _refuse_other_types(request: EdgeRequest) -> None:
-    """Take no type that a page of any origin can have a browser send without asking first."""
+    """Take JSON, and what `curl -d` calls a form; but from a page, which has an origin, nothing
+    that its browser sends anywhere without asking first."""
     given = request.getHeader("content-type")
     kind = (given or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    by_hand = kind == "application/x-www-form-urlencoded" and request.getHeader("origin") is None
+    if kind != "application/json" and not kind.endswith("+json") and not by_hand:
         raise Refusal(
             "unsupported_media_type",
             "The body must be JSON: send it with 'Content-Type: application/json'.",

@@ -570,15 +570,16 @@ class NameTests(RowCase):
         answer = await raw.get(reactor, self.port, CHAT)
         self.assert_refused(answer, 405, "method_not_allowed", retry=False)
         self.assertEqual(answer.headers["allow"], "POST")
-        for given in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        for given in ("text/plain", "application/xml", "multipart/form-data"):
             answer = await (await self.send({"Content-Type": given})).closed
             self.assert_refused(answer, 415, "unsupported_media_type", retry=False)
         self.assertEqual(fake.work, [])
 
     async def test_C22_types_that_are_json(self) -> None:
-        """JSON passes with its parameters and in any case."""
+        """JSON passes with its parameters and in any case, and under the name that curl gives it."""
         await self.mesh(role(self.fake()))
-        for given in ("application/json; charset=utf-8", "Application/JSON", "application/x+json"):
+        kinds = ("application/json; charset=utf-8", "Application/JSON", "application/x+json")
+        for given in (*kinds, "application/x-www-form-urlencoded"):
             answer = await (await self.send({"Content-Type": given})).closed
             self.assertEqual(answer.status, 200, given)
 

@@ -157,7 +157,7 @@ class LiteLlm(ClientTestCase):
         self.assert_helps("unknown")
         self.assertEqual(self.error("unknown")["type"], "NotFoundError")
         self.assertEqual(self.error("too_long")["status_code"], 400)
-        self.assertIn("context size", self.error("too_long")["text"])
+        self.assertIn("prompt is too long", self.error("too_long")["text"])
 
 
 class LlmCommand(ClientTestCase):
