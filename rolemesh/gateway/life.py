@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from rolemesh.gateway.edge import EdgeSite
 from rolemesh.gateway.store.keeper import Keeper
+from rolemesh.gateway.upstream import Upstream
 from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening
 
@@ -29,6 +30,7 @@ class GatewayLife(Service):
         listening: Listening,
         site: EdgeSite,
         watchers: Sequence[Service],
+        upstream: Upstream,
         clients: ClientApi,
         keeper: Keeper,
         drain: float,
@@ -37,6 +39,7 @@ class GatewayLife(Service):
         self.listening = listening
         self._site = site
         self._watchers = watchers
+        self._upstream = upstream
         self._clients = clients
         self._keeper = keeper
         self.drain = drain
@@ -72,6 +75,7 @@ class GatewayLife(Service):
         await self._all_read_within(LAST_WORDS)
         for watcher in self._watchers:
             watcher.stopService()
+        await self._upstream.close()
         await self._keeper.stop()
         self.log.info("drained")
 

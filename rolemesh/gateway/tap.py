@@ -200,6 +200,7 @@ def build(
         listening,
         site,
         (checks, progress, orders),
+        upstream,
         clients,
         keeper,
         settings.drain,

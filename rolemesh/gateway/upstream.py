@@ -31,6 +31,7 @@ from twisted.web._newclient import (
     HTTP11ClientProtocol,
     ParseError,
     RequestNotSent,
+    RequestTransmissionFailed,
     ResponseFailed,
     ResponseNeverReceived,
 )
@@ -98,6 +99,10 @@ class _StrictHead(HTTP11ClientProtocol):
     def connectionMade(self) -> None:
         super().connectionMade()
         _notice_silence(self.transport)
+
+    def request(self, request: Any) -> Deferred[IResponse]:
+        self._head, self._interim = b"", 0
+        return super().request(request)
 
     def dataReceived(self, bytes: bytes) -> None:
         if self._head is not None and self._refuses(self._head + bytes):
@@ -197,15 +202,21 @@ def _kind_of(host: str) -> Any:
 
 
 class _Pool(HTTPConnectionPool):
-    """Makes a fresh connection for each request.
+    """Connections to backends; `reused` tells of the latest request whether it got a kept one."""
 
-    llama-server closes a connection after every stream whatever its head says, so that a kept one
-    may be gone when it is used again; and to send again what failed on it might kill it twice.
-    """
+    maxPersistentPerHost = 64
+    cachedConnectionTimeout = 4
+    retryAutomatically = False
+    reused = False
 
-    def __init__(self, reactor: Any) -> None:
-        super().__init__(reactor, persistent=False)
+    def __init__(self, reactor: Any, persistent: bool) -> None:
+        super().__init__(reactor, persistent)
         self._factory = _Factory
+
+    def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        connection = super().getConnection(key, endpoint)
+        self.reused = connection.called
+        return connection
 
 
 class _Wired(EncodedURL):
@@ -223,12 +234,18 @@ def _wired(url: str) -> _Wired:
 
 
 class Upstream:
-    """Sends requests to backends."""
+    """Sends requests to backends.
+
+    A llama-server gets a fresh connection for each: it closes one after every stream whatever its
+    head says, and to send again what failed on a kept one might kill it twice. With other servers
+    connections are kept, and what fails on a kept one before a byte came is sent again over a
+    fresh one.
+    """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._pool = _Pool(reactor)
-        self._agents: dict[float, IAgent] = {}
+        self._pools = {kept: _Pool(reactor, kept) for kept in (False, True)}
+        self._agents: dict[tuple[float, bool], IAgent] = {}
 
     async def send(
         self,
@@ -245,14 +262,26 @@ class Upstream:
 
         :raises TryFailed: nothing came that is an answer.
         """
-        asking = self._ask(backend, method, path, body, headers, connect_timeout)
-        try:
-            response = await _given_up_plainly(asking)
-        except CancelledError:
-            raise
-        except Exception as error:
-            raise TryFailed(_outcome_of(error), type(error).__name__) from None
-        return response.original  # treq's wrapper has nothing that a proxy needs
+        keep = not backend.llama_server
+        while True:
+            asking = self._ask(
+                backend, method, path, body, headers, self._agent(connect_timeout, keep)
+            )
+            reused = self._pools[keep].reused
+            try:
+                response = await _given_up_plainly(asking)
+            except CancelledError:
+                raise
+            except Exception as error:
+                if reused and _nothing_came(error):
+                    keep = False
+                    continue
+                raise TryFailed(_outcome_of(error), type(error).__name__) from None
+            return response.original  # treq's wrapper has nothing that a proxy needs
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that are kept. Fires when they are closed."""
+        return self._pools[True].closeCachedConnections()
 
     def _ask(
         self,
@@ -261,12 +290,12 @@ class Upstream:
         path: str,
         body: bytes | None,
         headers: Mapping[str, str],
-        connect_timeout: float,
+        agent: IAgent,
     ) -> Deferred[Any]:
         sent = Headers({name: [value] for name, value in headers.items()})
         if backend.key:
             sent.setRawHeaders("authorization", [f"Bearer {backend.key}"])
-        return HTTPClient(self._agent(connect_timeout)).request(
+        return HTTPClient(agent).request(
             method,
             _wired(backend.base_url + path),
             headers=sent,
@@ -276,12 +305,14 @@ class Upstream:
             reactor=self._reactor,
         )
 
-    def _agent(self, connect_timeout: float) -> IAgent:
-        agent = self._agents.get(connect_timeout)
+    def _agent(self, connect_timeout: float, keep: bool) -> IAgent:
+        agent = self._agents.get((connect_timeout, keep))
         if agent is None:
             endpoints = _Endpoints(self._reactor, connect_timeout)
-            agent = _PlainAgent(Agent.usingEndpointFactory(self._reactor, endpoints, self._pool))
-            self._agents[connect_timeout] = agent
+            agent = _PlainAgent(
+                Agent.usingEndpointFactory(self._reactor, endpoints, self._pools[keep])
+            )
+            self._agents[connect_timeout, keep] = agent
         return agent
 
 
@@ -300,6 +331,12 @@ def _given_up_plainly(asking: Deferred[Any]) -> Deferred[Any]:
     plain: Deferred[Any] = Deferred(give_up)
     asking.addBoth(pass_on)
     return plain
+
+
+def _nothing_came(error: Exception) -> bool:
+    """Whether a request ended before a byte of its answer, as it does on a connection that its
+    server had just closed."""
+    return isinstance(error, ResponseNeverReceived | RequestTransmissionFailed)
 
 
 def _outcome_of(error: Exception) -> Outcome:

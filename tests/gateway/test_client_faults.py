@@ -576,7 +576,7 @@ class NameTests(RowCase):
         self.assertEqual(fake.work, [])
 
     async def test_C22_types_that_are_json(self) -> None:
-        """JSON passes with its parameters and in any case, and under the name that curl gives it."""
+        """JSON passes with its parameters, in any case, and under the name that curl gives it."""
         await self.mesh(role(self.fake()))
         kinds = ("application/json; charset=utf-8", "Application/JSON", "application/x+json")
         for given in (*kinds, "application/x-www-form-urlencoded"):

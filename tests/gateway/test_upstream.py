@@ -26,8 +26,16 @@ class UpstreamCase(SynchronousTestCase):
         self.upstream = Upstream(self.net)
         self.server = self.net.server()
 
-    def send(self, key: str | None = None, headers: Mapping[str, str] = raw.NONE) -> Deferred[Any]:
-        backend = Backend(BackendId("box2", "gpu0"), self.server.url, key=key)
+    def send(
+        self,
+        key: str | None = None,
+        headers: Mapping[str, str] = raw.NONE,
+        *,
+        llama_server: bool = True,
+    ) -> Deferred[Any]:
+        backend = Backend(
+            BackendId("box2", "gpu0"), self.server.url, key=key, llama_server=llama_server
+        )
         coroutine = self.upstream.send(backend, "POST", "/v1/x", BODY, headers, 2.0)
         sending = Deferred.fromCoroutine(coroutine)
         self.net.turn()
@@ -120,7 +128,7 @@ class PlainTests(UpstreamCase):
         self.assertIsNone(self.header("authorization"))
 
     def test_B5_fresh_connections(self) -> None:
-        """Each request has a connection of its own, even where the backend would keep it."""
+        """Each request to a llama-server has a connection of its own, even if it would keep it."""
         for _ in range(2):
             sending = self.send()
             self.exchange.say(wire.json_answer(200, {}, wire.KEEP))
@@ -128,6 +136,28 @@ class PlainTests(UpstreamCase):
         one, two = self.server.work
         self.assertIsNot(one.line, two.line)
         self.assertTrue(one.left)
+
+    def test_B5_kept_connections(self) -> None:
+        """Other servers are asked again over the connection that they keep."""
+        for _ in range(2):
+            sending = self.send(llama_server=False)
+            self.exchange.say(wire.json_answer(200, {}, wire.KEEP))
+            self.body(self.response(sending))
+        one, two = self.server.work
+        self.assertIs(one.line, two.line)
+
+    def test_B5_a_kept_one_that_is_gone(self) -> None:
+        """What fails on a kept connection before a byte came is sent once more, over a new one."""
+        sending = self.send(llama_server=False)
+        self.exchange.say(wire.json_answer(200, {}, wire.KEEP))
+        self.body(self.response(sending))
+        sending = self.send(llama_server=False)
+        self.exchange.die()
+        self.net.turn()
+        self.assertEqual(len(self.server.work), 3)
+        self.exchange.die()
+        self.assertIs(self.outcome(sending), Outcome.DIED)
+        self.assertEqual(len(self.server.work), 3)
 
 
 class FailureTests(UpstreamCase):
