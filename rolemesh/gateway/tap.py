@@ -53,7 +53,7 @@ from rolemesh.service import Listening, ServiceOptions, Signals, keep_steady, re
 LONGEST_BODY = 32 * 2**20
 _CLIENT_PATHS = frozenset(api.value.encode() for api in Api)
 CONNECTIONS = 4096  # half of them of one address, which may be a balancer's
-OWN_DESCRIPTORS = 64
+OWN_DESCRIPTORS = 24
 
 _log = Logger()
 
