@@ -10,8 +10,9 @@ from twisted.web.iweb import IResponse
 
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.model import Backend, BackendId
+from rolemesh.gateway.connections import LONGEST_HEAD
 from rolemesh.gateway.relay import never, receive
-from rolemesh.gateway.upstream import LONGEST_HEAD, TryFailed, Upstream
+from rolemesh.gateway.upstream import TryFailed, Upstream
 from tests.doubles import raw, wire
 from tests.gateway.memory import Exchange, Net
 
