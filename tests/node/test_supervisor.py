@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 from attrs import evolve
@@ -478,8 +479,14 @@ class ReportTests(LifeTestCase):
 
     def test_memory_of_a_gpu_is_known_as_our_servers(self) -> None:
         """By the process itself, or by who leads its session."""
-        self.server._child.pid = os.getsid(0)  # type: ignore[union-attr]
-        held = [GpuProcess("ours", os.getsid(0)), GpuProcess("forked", os.getpid())]
+        leader = subprocess.Popen(
+            ["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.addCleanup(leader.communicate)
+        self.addCleanup(os.killpg, leader.pid, signal.SIGKILL)
+        forked = int(leader.stdout.readline())  # type: ignore[union-attr]
+        self.server._child.pid = leader.pid  # type: ignore[union-attr]
+        held = [GpuProcess("ours", leader.pid), GpuProcess("forked", forked)]
         gpu = GpuReport(uuid="GPU-a", processes=(*held, GpuProcess("ollama", 2**22 + 1)))
         report = Snapshots("box", "i", {}, HostMeter(self.clock)).take([self.server], [gpu])
         owners = [each.backend for each in report.gpus[0].processes or ()]
