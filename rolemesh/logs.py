@@ -4,7 +4,6 @@ import atexit
 import json
 import math
 import os
-import re
 import select
 import threading
 import time
@@ -18,6 +17,9 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import fullyQualifiedName
 from zope.interface import implementer
 
+from rolemesh.core.redaction import redacted
+from rolemesh.ownfile import OwnFile
+
 MAX_LINES = 10_000
 MAX_TEXT = 8192  # characters of one value; the rest is cut
 PATIENCE = 0.5  # seconds that a process which ends gives its reader
@@ -25,19 +27,19 @@ _BATCH = 64
 _NAP = 0.02  # seconds in which lines gather; to wake the writer for each would cost more than it
 _NOISE = ("Starting factory {factory!r}", "Stopping factory {factory!r}")  # for each connection
 
-_SECRETS = (
-    (re.compile(r"\b(rm[kna]_)[\w-]+"), r"\1***"),
-    (re.compile(r"\b(sk-)[\w-]{8,}"), r"\1***"),
-    (re.compile(r"\b(Bearer)\s+[^\s\"',]+", re.IGNORECASE), r"\1 ***"),
-    (re.compile(r"(://)[^/\s\"'@]+@"), r"\1***@"),
-    (re.compile(r"([?&](?:api_)?(?:key|token)=)[^&#\s\"']+", re.IGNORECASE), r"\1***"),
-)
-_HINT = re.compile(r"rm[kna]_|sk-|bearer|@|(?:key|token)=", re.IGNORECASE)
-
 
 def json_lines() -> "JsonLines":
     """The observer of a whole process; it keeps the standard output that it finds."""
-    observer = JsonLines(_standard_output())
+    return _for_the_process(JsonLines(_standard_output()))
+
+
+def json_file() -> "JsonLines":
+    """The same where standard output is a file of ours, which is then looked after."""
+    descriptor = _standard_output()
+    return _for_the_process(JsonLines(descriptor, file=OwnFile.behind(descriptor)))
+
+
+def _for_the_process(observer: "JsonLines") -> "JsonLines":
     os.register_at_fork(after_in_child=observer.forget)  # a daemon forks after its first lines
     atexit.register(observer.flush)
     return observer
@@ -59,15 +61,6 @@ def json_line(event: LogEvent) -> bytes:
         fields = {"message": "an event could not be told", "error.type": type(error).__name__}
         text = json.dumps(fields)
     return text.replace("\x7f", "\\u007f").encode("ascii") + b"\n"
-
-
-def redacted(text: str) -> str:
-    """The text without keys, tokens and the user part of URLs."""
-    if _HINT.search(text) is None:  # as in nearly all
-        return text
-    for secret, instead in _SECRETS:
-        text = secret.sub(instead, text)
-    return text
 
 
 def _fields(event: LogEvent) -> dict[str, Any]:
@@ -95,6 +88,8 @@ def _error(failure: Failure) -> dict[str, str]:
 def _plain(value: object) -> Any:
     """A value as JSON knows it, its texts cut and without secrets."""
     match value:
+        case str():  # as most are; to tell a mapping takes longest
+            return redacted(value[:MAX_TEXT])
         case None | bool() | int():
             return value
         case float() if math.isfinite(value):
@@ -113,11 +108,15 @@ class JsonLines:
 
     So a reader that is slow, or gone, never blocks who logs: beyond `max_lines` that wait, lines
     are dropped, counted in `dropped`, and confessed once there is room. An event with `log_last`
-    is waited for, as `flush` does.
+    is waited for, as `flush` does; before one with `log_reopen` the `file` is opened anew.
     """
 
-    def __init__(self, descriptor: int, max_lines: int = MAX_LINES) -> None:
+    def __init__(
+        self, descriptor: int, max_lines: int = MAX_LINES, file: OwnFile | None = None
+    ) -> None:
         self._descriptor = descriptor
+        self._file = file
+        self._stale = False
         self._max_lines = max_lines
         self.forget()
 
@@ -135,6 +134,7 @@ class JsonLines:
             return
         line = json_line(event)
         with self._changed:
+            self._stale = self._stale or bool(event.get("log_reopen"))
             self._add(line)
             self._changed.notify_all()
         if event.get("log_last"):
@@ -157,9 +157,18 @@ class JsonLines:
     def _write(self) -> None:
         while True:
             lines = self._taken()
+            if self._file is not None:
+                self._tend(self._file)
             written = _write_all(self._descriptor, b"".join(lines))
             self._done(0 if written else len(lines))
             time.sleep(_NAP)
+
+    def _tend(self, file: OwnFile) -> None:
+        with self._changed:
+            stale, self._stale = self._stale, False
+        if stale:
+            file.reopen()
+        file.rotate_when_full()
 
     def _taken(self) -> list[bytes]:
         with self._changed:

@@ -22,6 +22,7 @@ import rolemesh
 from rolemesh.config.locate import Sought, find_config, find_state
 from rolemesh.config.problems import ConfigError
 from rolemesh.state import InUse, StateError, StateFolder
+from rolemesh.systemd import Systemd
 
 OK, NO, LOCKED, MISCONFIGURED = 0, 1, 75, 78
 
@@ -126,6 +127,7 @@ def _settle_twistd(twistd: usage.Options, state: StateFolder) -> None:
     logfile = twistd["logfile"] or ("-" if foreground else str(state.log))
     if logfile != "-":
         _send_output_to(logfile)
+        twistd["logger"] = "rolemesh.logs.json_file"
 
 
 def _send_output_to(logfile: str) -> None:
@@ -140,7 +142,8 @@ def _send_output_to(logfile: str) -> None:
 
 class Signals(Service):
     """SIGTERM and SIGINT stop the reactor, so that the services drain, and the exit code is 0;
-    the second one ends the process at once, after `hurry()`. SIGHUP calls `reload()`.
+    the second one ends the process at once, after `hurry()`. SIGHUP calls `reload()`. systemd is
+    told of each. SIGUSR1 opens the log file anew, where there is one.
 
     Twisted installs its own handlers later than it starts services, so these are set twice.
     """
@@ -149,9 +152,11 @@ class Signals(Service):
         self,
         reactor: Any,
         reload: Callable[[], None],
-        hurry: Callable[[], None] = lambda: None,
+        hurry: Callable[[], None],
+        systemd: Systemd,
     ) -> None:
         self._reactor = reactor
+        self._systemd = systemd
         self._reload = reload
         self._hurry = hurry
         self._stopping = False
@@ -165,6 +170,7 @@ class Signals(Service):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._soon(self._asked_to_stop, number))
         signal.signal(signal.SIGHUP, lambda _number, _: self._soon(self._asked_to_reload))
+        signal.signal(signal.SIGUSR1, lambda _number, _: self._soon(_reopen_the_log))
 
     def _soon(self, act: Callable[..., None], *arguments: int) -> None:
         self._reactor.callFromThread(act, *arguments)
@@ -176,6 +182,7 @@ class Signals(Service):
             self._end()
         self._stopping = True
         _log.info("{signal}: finishing what is under way; once more ends at once", signal=name)
+        self._systemd.stopping()
         stop(self._reactor)
 
     def _end(self) -> NoReturn:
@@ -185,10 +192,16 @@ class Signals(Service):
             leave(OK)
 
     def _asked_to_reload(self) -> None:
+        self._systemd.reloading()
         try:
             self._reload()
         except Exception:
             _log.failure("the reload failed; what ran before goes on")
+        self._systemd.ready()
+
+
+def _reopen_the_log() -> None:
+    _log.info("SIGUSR1: the log goes on here", log_reopen=True)
 
 
 def keep_steady(reactor: Any) -> None:
@@ -206,16 +219,17 @@ def stop(reactor: Any) -> None:
 
 
 class Listening(Service):
-    """A factory served on endpoints, all or none: one that cannot be had stops the reactor and the
-    process ends with 1. `ports` are the open ones, in the order of the endpoints.
+    """Endpoints and what is served on each, all or none: one that cannot be had stops the reactor
+    and the process ends with 1. `ports` are the open ones, in the order of the endpoints; who is in
+    `on_open` is called when all are.
     """
 
-    def __init__(self, reactor: Any, endpoints: Iterable[str], factory: IProtocolFactory) -> None:
+    def __init__(self, reactor: Any, served: Iterable[tuple[str, IProtocolFactory]]) -> None:
         self._reactor = reactor
-        self._endpoints = [(text, _endpoint(reactor, text)) for text in endpoints]
-        self._factory = factory
+        self._served = [(text, _endpoint(reactor, text), factory) for text, factory in served]
         self._opening: Deferred[None] | None = None
         self.ports: list[IListeningPort] = []
+        self.on_open: list[Callable[[], None]] = []
 
     def startService(self) -> None:
         super().startService()
@@ -233,9 +247,9 @@ class Listening(Service):
             await _stopped(self.ports.pop())
 
     async def _open(self) -> None:
-        for text, endpoint in self._endpoints:
+        for text, endpoint, factory in self._served:
             try:
-                port = await endpoint.listen(self._factory)
+                port = await endpoint.listen(factory)
             except CancelledError:
                 return
             except Exception as error:
@@ -243,6 +257,8 @@ class Listening(Service):
                 return
             self.ports.append(port)
             _log.info("listening on {address}", address=_shown(port.getHost()))
+        for told in self.on_open:
+            told()
 
     def _fail(self, endpoint: str, error: Exception) -> None:
         line = f"cannot listen on {endpoint}: {_reason(error)}; free it or choose another"

@@ -2,10 +2,13 @@
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrs import frozen
+
+from rolemesh.config.private import leave_to_owner
 
 
 class StateError(Exception):
@@ -31,8 +34,18 @@ class StateFolder:
     def log(self) -> Path:
         return self.path / f"{self.program}.log"
 
-    def hold(self) -> None:
-        """Make the folder, private, and lock it until this process ends.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """`hold` it for a while."""
+        lock = self.hold()
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def hold(self) -> int:
+        """Make the folder, private, and lock it until this process ends, or closes what this
+        returns.
 
         The lock outlives the fork of a daemon. A pidfile that a dead one left is removed.
 
@@ -43,10 +56,12 @@ class StateFolder:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+            leave_to_owner(held, self.path)
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(held, 0)
             os.write(held, b"%d\n" % os.getpid())
             self.pidfile.unlink(missing_ok=True)
+            return held
         except BlockingIOError:
             holder = _pid_in(self.pidfile) or _pid_in(lock) or "(unknown)"
             raise InUse(f"the state folder {self.path} is in use by process {holder}") from None

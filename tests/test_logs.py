@@ -57,6 +57,8 @@ class LineTests(SynchronousTestCase):
         """Keys, tokens and the user part of URLs are hidden, wherever they stand."""
         for secret, hidden in (
             ("key rmk_ab-C_9 of", "key rmk_*** of"),
+            ("key rmk_ab23cd45_S-3 of rmk_ab23cd45", "key rmk_ab23cd45_*** of rmk_ab23cd45"),
+            ("code rmj_AbC", "code rmj_***"),
             ("token rmn_abc.", "token rmn_***."),
             ("'rma_abc'", "'rma_***'"),
             ("sk-proj-abcdefgh", "sk-***"),

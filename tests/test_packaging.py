@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from configparser import ConfigParser
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
@@ -49,8 +50,32 @@ class Case(SynchronousTestCase):
             shutil.copy(ROOT / name, self.copy)
 
 
+class SupplyTests(SynchronousTestCase):
+    """What comes along when RoleMesh is installed."""
+
+    def requirements(self) -> list[str]:
+        config = ConfigParser()
+        config.read(ROOT / "setup.cfg")
+        lines = config["options"]["install_requires"].splitlines()
+        return [line for line in lines if line and not line.startswith("#")]
+
+    def test_LiteLLM_1_82_7_few_dependencies(self) -> None:
+        """Eleven libraries, each with a floor and from the index alone; no more come unseen."""
+        named = [line.split()[0].partition("[")[0] for line in self.requirements()]
+        users = "twisted treq klein pyyaml attrs nvidia-ml-py service-identity"
+        ours = "msgspec psutil pyopenssl cryptography"
+        self.assertEqual(set(named), {*users.split(), *ours.split()})
+        for line in self.requirements():
+            self.assertIn(" >= ", line)
+            self.assertNotIn("@", line)
+
+    def test_Twisted_floor(self) -> None:
+        """The first Twisted with the answers to all its advisories that we know is the least."""
+        self.assertIn("twisted[tls] >= 26.4", self.requirements())
+
+
 class WheelTests(Case):
-    def test_wheel(self) -> None:
+    def test_wheel_LiteLLM_1_82_7(self) -> None:
         """The wheel has every file of both packages and no other; its metadata are ours."""
         output_of(*PIP, "wheel", *ALONE[:2], str(self.copy), folder=self.folder)
         [wheel] = self.folder.glob("*.whl")
@@ -59,7 +84,15 @@ class WheelTests(Case):
             [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
             told = BytesParser().parsebytes(archive.read(metadata))
         self.assertEqual(names, set(self.packaged()))
+        self.assert_nothing_runs_by_itself(names)
         self.check(told)
+
+    def assert_nothing_runs_by_itself(self, names: set[str]) -> None:
+        """LiteLLM 1.82.7: a `.pth` file runs in every Python of an environment."""
+        kinds = {Path(name).suffix for name in names} - {".py", ".sql", ".typed"}
+        self.assertEqual(kinds, set())
+        self.assertEqual({name.split("/")[0] for name in names}, {"rolemesh", "twisted"})
+        self.assertFalse([name for name in names if "customize" in name])
 
     def packaged(self) -> list[str]:
         folders = (self.copy / "rolemesh", self.copy / "twisted")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -39,6 +39,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from rolemesh.config.problems import ConfigError, Position, Problem
 from rolemesh.service import Listening, ServiceOptions, Signals
+from rolemesh.systemd import Systemd
 
 log = Logger()
 
@@ -70,9 +71,9 @@ def makeService(options):
             raise ValueError("no, thank you")
     parent = MultiService()
     for part in (
-        Signals(reactor, reload, lambda: print("hurried")),
+        Signals(reactor, reload, lambda: print("hurried"), Systemd(reactor, {}, 0)),
         Draining(reactor, "stuck" not in options.settings),
-        Listening(reactor, [word for word in options.settings if ":" in word], Factory()),
+        Listening(reactor, [(word, Factory()) for word in options.settings if ":" in word]),
     ):
         part.setServiceParent(parent)
     reactor.callWhenRunning(log.info, "running")
@@ -235,6 +236,29 @@ class LogTests(Case):
         first = (self.folder / "log").read_text().splitlines()[0]
         self.assertIn("starting up", json.loads(first)["message"])
 
+    def test_A31_a_log_that_was_moved_away(self) -> None:
+        """SIGUSR1 has the lines from then on in a fresh file of the old name."""
+        program = self.start(twistd=("-n", "--logfile", "log"))
+        log, moved = self.folder / "log", self.folder / "log.1"
+        _eventually(lambda: log.exists() and "running" in log.read_text())
+        log.rename(moved)
+        program.process.send_signal(signal.SIGUSR1)
+        _eventually(log.exists)
+        program.process.send_signal(signal.SIGTERM)
+        program.end()
+        first, *_, last = log.read_text().splitlines()
+        self.assertIn("the log goes on here", json.loads(first)["message"])
+        self.assertEqual(json.loads(last)["message"], "Server Shut Down.")
+        self.assertNotIn("Server Shut Down", moved.read_text())
+
+
+def _eventually(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not happen")
+        time.sleep(0.02)
+
 
 class RefusalTests(Case):
     def refused(self, program: Program, code: int) -> list[str]:
@@ -346,7 +370,7 @@ class ListeningTests(Case):
     def test_stop(self) -> None:
         """Once stopped, nothing is accepted; stopping again is harmless."""
         reactor = MemoryReactorClock()
-        listening = Listening(reactor, ["tcp:8000", "tcp:8001"], Factory())
+        listening = Listening(reactor, [("tcp:8000", Factory()), ("tcp:8001", Factory())])
         listening.startService()
         self.assertEqual(len(listening.ports), 2)
         self.successResultOf(listening.stopService())

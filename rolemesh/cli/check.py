@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
+from rolemesh.cli.program_options import Helps, check_arguments
 from rolemesh.config.gateway import GatewaySettings, load_gateway
 from rolemesh.config.node import NodeSettings, load_node
 from rolemesh.config.problems import ConfigError, printable
@@ -27,16 +28,21 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check every file; 0 when all of them can be used, else 1."""
-    return max(_check(path, os.environ) for path in arguments.files)
+    helps = Helps(os.environ)
+    return max(check_file(path, os.environ, helps) for path in arguments.files)
 
 
-def _check(path: Path, environ: Mapping[str, str]) -> int:
+def check_file(path: Path, environ: Mapping[str, str], helps: Helps) -> int:
+    """Tell what is wrong with a file, or what it defines; 1 or 0."""
     try:
         settings = _load(path, environ)
+        warnings = settings.warnings
+        if isinstance(settings, NodeSettings):
+            warnings += check_arguments(path, settings, environ, helps)
     except ConfigError as error:
         print(error)
         return 1
-    for warning in settings.warnings:
+    for warning in warnings:
         print(evolve(warning, text=f"warning: {warning.text}"))
     print(printable(f"{path}: {_summary(settings)}"))
     return 0
@@ -59,7 +65,7 @@ def _is_nodes(path: Path, data: Any) -> bool:
 
 def _summary(settings: GatewaySettings | NodeSettings) -> str:
     if isinstance(settings, GatewaySettings):
-        where = f"a gateway on {' and '.join(settings.listen)}"
+        where = f"a gateway on {' and '.join(each.endpoint for each in settings.listen)}"
         return f"{where} with {_counted('role', list(settings.roles))}"
     servers = [f"{run.id} ({run.model})" for run in settings.run]
     where = f"node {settings.name} for {' and '.join(settings.gateways)}"

@@ -4,6 +4,7 @@ import argparse
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from time import monotonic
@@ -12,6 +13,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from attrs import field, frozen
 
+from rolemesh.certificates import pin_of_der
+from rolemesh.config.tls import Trust
 from rolemesh.core.sse import BrokenStream, Splitter
 
 CONNECT = 5.0  # seconds
@@ -80,6 +83,7 @@ class Gateway:
     url: SplitResult
     key: str | None = field(default=None, repr=False)
     patience: float = PATIENCE
+    trust: Trust = field(factory=Trust)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """The whole answer; raises Failed when there is none."""
@@ -105,11 +109,7 @@ class _Exchange:
         self._gateway = gateway
         self._endless = endless
         self._deadline = monotonic() + gateway.patience
-        secure = gateway.url.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        self._connection = kind(
-            gateway.url.hostname or "", gateway.url.port, timeout=min(CONNECT, gateway.patience)
-        )
+        self._connection = _connection(gateway)
 
     def close(self) -> None:
         self._connection.close()
@@ -143,6 +143,7 @@ class _Exchange:
             headers["authorization"] = f"Bearer {self._gateway.key}"
         self._connection.connect()
         connected = self._connection.sock
+        _check_pin(connected, self._gateway.trust.pins)
         connected.settimeout(self._left())
         text = None if body is None else json.dumps(body)
         self._connection.request(method, self._gateway.url.path + path, text, headers)
@@ -152,19 +153,49 @@ class _Exchange:
     def _pieces(
         self, response: http.client.HTTPResponse, connected: socket.socket
     ) -> Iterator[bytes]:
-        piece = b"-"
+        piece, missing = b"-", response.length or 0
         while piece:  # isclosed() stays false behind a body that has a length
             connected.settimeout(self._left())
             piece = response.read1(PIECE)
+            missing -= len(piece)
             if self._endless:
                 self._deadline = monotonic() + self._gateway.patience
             yield piece
+        if missing > 0:  # read1() does not tell
+            raise http.client.IncompleteRead(b"", missing)
 
     def _left(self) -> float:
         left = self._deadline - monotonic()
         if left <= 0:
             raise TimeoutError
         return left
+
+
+def _connection(gateway: Gateway) -> http.client.HTTPConnection:
+    host, port = gateway.url.hostname or "", gateway.url.port
+    timeout = min(CONNECT, gateway.patience)
+    if gateway.url.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=timeout)
+    return http.client.HTTPSConnection(
+        host, port, timeout=timeout, context=_security(gateway.trust)
+    )
+
+
+def _security(trust: Trust) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=trust.ca)
+    except OSError as error:
+        raise Failed(f"{trust.ca}: {error.strerror or 'no certificate in PEM'}") from None
+    if trust.pins:  # the key is looked at instead, before anything is sent
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _check_pin(connected: socket.socket, pins: tuple[str, ...]) -> None:
+    if pins and isinstance(connected, ssl.SSLSocket):
+        pin = pin_of_der(connected.getpeercert(binary_form=True) or b"")
+        if pin not in pins:
+            raise Failed(f"its key is not the one that is pinned, but {pin}")
 
 
 @contextmanager
@@ -176,6 +207,12 @@ def _told(gateway: Gateway) -> Iterator[None]:
         raise Failed(f"no whole answer within {gateway.patience:g} s") from None
     except BrokenStream as error:
         raise Failed(str(error)) from None
+    except http.client.IncompleteRead as error:
+        missing = f", {error.expected} bytes before its end" if error.expected else ""
+        raise Failed(f"the answer broke off{missing}") from None
+    except ssl.SSLCertVerificationError as error:
+        cure = "name its CA with --ca or $ROLEMESH_CA, or its key with --pin or $ROLEMESH_PIN"
+        raise Failed(f"its certificate is not trusted: {error.verify_message}; {cure}") from None
     except (OSError, http.client.HTTPException) as error:
         told = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         raise Failed(f"{gateway.url.netloc.rpartition('@')[2]}: {told}") from None

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from rolemesh.cli.client import Failed
-from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
-from rolemesh.config.problems import printable
+from rolemesh.cli.gateway_arguments import add_gateway_arguments
+from rolemesh.cli.shown import shown
 
 
 def register(commands: Any) -> None:
@@ -23,18 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the decision; 0 when there is a backend, else 1."""
     body = {"messages": [{"role": "user", "content": arguments.prompt}]}
     path = f"/v1/roles/{quote(arguments.role, safe='')}/explain"
-    try:
-        answer = gateway_of(arguments).ask("POST", path, body)
-        decision = answer.good()
-    except Failed as error:
-        print(f"rolemesh explain: {error}")
-        return 1
-    if arguments.json:
-        print(answer.body.decode())
-    else:
-        for line in story(decision):
-            print(printable(line))
-    return 0 if decision["choice"] else 1
+    decision = shown(arguments, "explain", path, story, body)
+    return 0 if decision and decision["choice"] else 1
 
 
 def story(decision: Mapping[str, Any]) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 import argparse
 import re
+from typing import Any
 
 from rolemesh.config.scalars import is_role_name
 from rolemesh.core.addresses import Network, read_network
 from rolemesh.core.keys import SCOPES, KeyKind, Scope
+from rolemesh.core.limits import MOST_REQUESTS, MOST_TOKENS
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,3 +57,45 @@ def line(text: str) -> str:
     if not text or not text.isprintable():
         raise argparse.ArgumentTypeError("must be one line of text")
     return text
+
+
+def limit(text: str) -> int | None:
+    """A limit, or None for `none`."""
+    if text == "none":
+        return None
+    number = int(text) if re.fullmatch("[0-9]{1,13}", text) else 0
+    if not 1 <= number <= MOST_TOKENS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a limit: a whole number from 1, or none")
+    return number
+
+
+def requests(text: str) -> int | None:
+    """A limit of requests."""
+    number = limit(text)
+    if number is not None and number > MOST_REQUESTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MOST_REQUESTS}: say none")
+    return number
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """What a client key may use, each argument None for no limit and absent where none was said."""
+    for name, kind, means in _LIMITS:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help=means,
+        )
+
+
+def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The limits that were said, by their names in a record."""
+    return {name: vars(arguments)[name] for name, *_ in _LIMITS if name in vars(arguments)}
+
+
+_LIMITS = (
+    ("rpm", requests, "requests a minute, or none"),
+    ("concurrency", requests, "requests under way at once, or none"),
+    ("tokens_per_day", limit, "tokens in a day of UTC, of prompts and answers, or none"),
+)

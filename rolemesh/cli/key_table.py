@@ -7,7 +7,9 @@ from rolemesh.cli.table import table
 from rolemesh.config.problems import printable
 from rolemesh.core.keys import KeyRecord
 
-_COLUMNS = ("ID", "NAME", "NODE", "STATE", "ROLES", "SCOPES", "NETWORKS", "EXPIRES", "NOTE")
+_COLUMNS = (
+    "ID", "NAME", "NODE", "STATE", "ROLES", "SCOPES", "LIMITS", "NETWORKS", "EXPIRES", "NOTE",
+)  # fmt: skip
 
 
 def key_table(records: Iterable[KeyRecord], now: float) -> list[str]:
@@ -25,16 +27,28 @@ def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
         record.id,
         printable(record.name),
         record.node or "-",
-        _state(record, now),
+        state_of(record, now),
         "*" if record.roles == "*" else ",".join(record.roles) or "none",
         ",".join(record.scopes) or "none",
+        limits_text(record),
         ",".join(map(str, record.networks)) or "anywhere",
         shown_time(record.expires_at) if record.expires_at else "never",
         printable(record.note),
     )
 
 
-def _state(record: KeyRecord, now: float) -> str:
+def limits_text(record: KeyRecord) -> str:
+    """What a key may use, such as `60/min, 4 at once`."""
+    said = (
+        (record.rpm, "{}/min"),
+        (record.concurrency, "{} at once"),
+        (record.tokens_per_day, "{} tokens/day"),
+    )
+    return ", ".join(text.format(limit) for limit, text in said if limit is not None) or "none"
+
+
+def state_of(record: KeyRecord, now: float) -> str:
+    """In a word."""
     if record.disabled:
         return "revoked"
     if not record.live(now):

@@ -9,20 +9,28 @@ from typing import NoReturn
 
 import rolemesh
 from rolemesh.cli import (
+    backup,
     check,
     demo,
     drain,
     explain,
+    init,
+    invite,
+    join,
     keys,
     logs,
     models,
     node,
     nodes,
+    pki,
     restart,
+    restore,
     resume,
     smoke,
     status,
+    store,
     up,
+    usage,
     why,
 )
 from rolemesh.config.problems import did_you_mean
@@ -33,16 +41,24 @@ COMMANDS = {
     "smoke": smoke,
     "demo": demo,
     "up": up,
+    "init": init,
+    "invite": invite,
+    "join": join,
     "explain": explain,
     "why": why,
     "status": status,
     "nodes": nodes,
     "models": models,
+    "usage": usage,
     "drain": drain,
     "resume": resume,
     "restart": restart,
     "logs": logs,
     "node": node,
+    "store": store,
+    "backup": backup,
+    "restore": restore,
+    "pki": pki,
 }
 NO, MISUSED, INTERRUPTED = 1, 2, 130
 

@@ -1,13 +1,12 @@
 """`rolemesh models`: the roles that a key may ask for, and how well each is served."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rolemesh.cli.client import Failed
-from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
+from rolemesh.cli.gateway_arguments import add_gateway_arguments
+from rolemesh.cli.shown import shown
 from rolemesh.cli.table import table
-from rolemesh.config.problems import printable
 
 _COLUMNS = ("MODEL", "READY", "CONTEXT", "ALIASES")
 
@@ -21,18 +20,12 @@ def register(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show them; 0 when the gateway tells, else 1."""
-    try:
-        answer = gateway_of(arguments).ask("GET", "/v1/models")
-        models = answer.good()["data"]
-    except Failed as error:
-        print(f"rolemesh models: {printable(str(error))}")
-        return 1
-    if arguments.json:
-        print(answer.body.decode())
-        return 0
-    for line in table([_COLUMNS, *map(_row, models)]):
-        print(printable(line))
-    return 0
+    return 0 if shown(arguments, "models", "/v1/models", story) else 1
+
+
+def story(told: Mapping[str, Any]) -> Iterator[str]:
+    """Roles, line by line."""
+    yield from table([_COLUMNS, *map(_row, told["data"])])
 
 
 def _row(model: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,14 @@ import msgspec
 
 from rolemesh.config.locate import find_state
 from rolemesh.config.problems import printable
-from rolemesh.core.local import LONGEST, SOCKET, NodeStatus, ServerStatus, read_status
+from rolemesh.core.local import (
+    LONGEST,
+    SOCKET,
+    GatewayStanding,
+    NodeStatus,
+    ServerStatus,
+    read_status,
+)
 
 PATIENCE = 5.0  # seconds
 
@@ -83,9 +90,10 @@ def ask(path: Path) -> bytes:
 
 def _status(status: NodeStatus, _: argparse.Namespace) -> Iterator[str]:
     yield f"{status.node}: rolemesh {status.version}"
+    if status.degraded:
+        yield f"  degraded: {status.degraded}"
     for gateway in status.gateways:
-        said = f": {gateway.said}" if gateway.said not in ("", gateway.standing) else ""
-        yield f"  gateway {gateway.url}: {gateway.standing}{said}"
+        yield from _gateway(gateway)
     for server in status.servers:
         yield from _server(server)
     for gpu in status.gpus:
@@ -93,6 +101,14 @@ def _status(status: NodeStatus, _: argparse.Namespace) -> Iterator[str]:
             f"{each.name} {(each.memory or 0) / 1e9:.1f} GB" for each in gpu.processes or ()
         )
         yield f"  GPU {gpu.index} ({gpu.name}): {held or gpu.reason or 'free'}"
+
+
+def _gateway(gateway: GatewayStanding) -> Iterator[str]:
+    told = " (told of by another)" if gateway.learned else ""
+    soon = f", told next in {gateway.next_in:.0f} s" if gateway.next_in is not None else ""
+    yield f"  gateway {gateway.url}{told}: {gateway.standing} for {gateway.since:.0f} s{soon}"
+    if gateway.trouble:
+        yield f"    last trouble: {gateway.trouble}"
 
 
 def _server(server: ServerStatus) -> Iterator[str]:

@@ -1,13 +1,12 @@
 """`rolemesh nodes`: which machines there are, and what runs on them."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rolemesh.cli.client import Failed
-from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
+from rolemesh.cli.gateway_arguments import add_gateway_arguments
+from rolemesh.cli.shown import shown
 from rolemesh.cli.table import table
-from rolemesh.config.problems import printable
 
 _COLUMNS = ("BACKEND", "MODEL", "STATE", "BUSY", "CONTEXT", "RESTARTS", "BUILD")
 
@@ -21,22 +20,12 @@ def register(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show them; 0 when the gateway tells, else 1."""
-    try:
-        answer = gateway_of(arguments).ask("GET", "/v1/nodes")
-        nodes = answer.good()["data"]
-    except Failed as error:
-        print(f"rolemesh nodes: {printable(str(error))}")
-        return 1
-    if arguments.json:
-        print(answer.body.decode())
-        return 0
-    for line in story(nodes):
-        print(printable(line))
-    return 0
+    return 0 if shown(arguments, "nodes", "/v1/nodes", story) else 1
 
 
-def story(nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def story(told: Mapping[str, Any]) -> Iterator[str]:
     """Nodes and their backends, line by line."""
+    nodes = told["data"]
     if not nodes:
         yield "no node is registered here"
         return

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from rolemesh.cli.client import Failed, Gateway, base_url, reason
+from rolemesh.cli.gateway_arguments import add_trust_arguments, trust_of
 from rolemesh.config.problems import printable
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
@@ -23,12 +24,18 @@ def register(commands: Any) -> None:
     command = commands.add_parser("smoke", help="try a gateway: health, models, a chat a role")
     command.add_argument("url", metavar="URL", type=base_url, help="such as http://127.0.0.1:8000")
     command.add_argument("--key", help="a client key (default: $ROLEMESH_KEY)")
+    add_trust_arguments(command)
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show each step; 0 when all of them passed, else 1."""
-    gateway = Gateway(arguments.url, arguments.key or os.environ.get("ROLEMESH_KEY"))
+    key = arguments.key or os.environ.get("ROLEMESH_KEY")
+    try:
+        gateway = Gateway(arguments.url, key, trust=trust_of(arguments))
+    except Failed as error:
+        print(f"rolemesh smoke: {printable(str(error))}")
+        return 1
     return 0 if smoke(gateway) else 1
 
 

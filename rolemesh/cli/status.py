@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         answer = gateway_of(arguments).ask("GET", "/ready")
         told = answer.json() if answer.status == 503 else answer.good()
-        lines = list(story(told)) if "roles" in told else []
+        lines = list(story(told)) if "status" in told else []
     except Failed as error:
         print(f"rolemesh status: {printable(str(error))}")
         return 1
@@ -35,6 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
 def story(told: Mapping[str, Any]) -> Iterator[str]:
     """A gateway and its roles, line by line."""
     yield f"gateway: {told['status']}"
+    if "roles" not in told:
+        yield "  its roles are told to who has a key: --key or $ROLEMESH_KEY"
+        return
     if not told["roles"]:
         yield "  no role is listed or announced"
     for name, role in told["roles"].items():

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from rolemesh.cli.client import Failed
-from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
-from rolemesh.config.problems import printable
+from rolemesh.cli.gateway_arguments import add_gateway_arguments
+from rolemesh.cli.shown import shown
 
 LAST = "last"
 
@@ -23,18 +22,8 @@ def register(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the story of a request; 0 when it is known, else 1."""
-    try:
-        answer = gateway_of(arguments).ask("GET", f"/v1/requests/{quote(arguments.id, safe='')}")
-        record = answer.good()
-    except Failed as error:
-        print(f"rolemesh why: {error}")
-        return 1
-    if arguments.json:
-        print(answer.body.decode())
-    else:
-        for line in story(record):
-            print(printable(line))
-    return 0
+    path = f"/v1/requests/{quote(arguments.id, safe='')}"
+    return 0 if shown(arguments, "why", path, story) else 1
 
 
 def story(record: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from rolemesh.core.options import spelled
+
 _KEY = "RoleMesh makes a key for each server"
 _PORT = "RoleMesh takes a port from 'ports'"
 _HOST = "RoleMesh binds to loopback, or to 'advertise' for other machines"
@@ -44,7 +46,7 @@ OWN_VARIABLES: Mapping[str, str] = {
 
 def instead_of_argument(argument: str) -> str | None:
     """What to write instead of an argument that is RoleMesh's own; None when it is not."""
-    return OWN_ARGUMENTS.get(argument.partition("=")[0])
+    return OWN_ARGUMENTS.get(spelled(argument).partition("=")[0])
 
 
 def instead_of_variable(name: str) -> str | None:

@@ -38,7 +38,8 @@ class Document:
     """One file as plain data.
 
     `positions` has each value by its trail of keys and indexes, `keys` the key that leads to it,
-    `written` each scalar as it stands in the file, before `${…}` is filled in.
+    `written` each scalar as it stands in the file, before `${…}` is filled in; `named` are the
+    files that it was found to name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Document:
     written: dict[Trail, str] = Factory(dict)
     problems: list[Problem] = Factory(list)
     warnings: list[Problem] = Factory(list)
+    named: list[Path] = Factory(list)
 
 
 def parse(content: bytes, path: Path, environ: Mapping[str, str]) -> Document:

@@ -21,8 +21,11 @@ def path(place: Place, home: Path | None = None, name: str | None = None) -> Pat
     if not name.isprintable():
         raise place.wrong(f"{place.shown} is not a path: it holds a control character")
     if name.startswith("~/"):
-        return _users_home(place) / name[2:]
-    return (home or place.document.folder) / name
+        found = _users_home(place) / name[2:]
+    else:
+        found = (home or place.document.folder) / name
+    place.document.named.append(found)
+    return found
 
 
 def folder(place: Place) -> Path:
@@ -42,7 +45,7 @@ def private_file(place: Place) -> Path:
     if status_of(named, at) is None:
         at.warn(f"{named} does not exist yet: 'rolemesh keys add --file {named}' makes it")
     else:
-        _content(named, at)
+        private_content(named, at)
     return named
 
 
@@ -55,7 +58,7 @@ def secret(place: Place) -> str:
         raise place.wrong("write either {file: PATH} or {env: NAME}")
     if "env" in source:
         return _usable(_of_environment(source["env"], place.child("env")), place.child("env"))
-    content = _content(source["file"], place.child("file"))
+    content = private_content(source["file"], place.child("file"))
     return _usable(content.decode("ascii", "replace"), place.child("file"))
 
 
@@ -76,7 +79,7 @@ def _users_home(place: Place) -> Path:
     return Path(home)
 
 
-def _content(named: Path, place: Place) -> bytes:
+def private_content(named: Path, place: Place) -> bytes:
     """What is in a private file; its problems are told where the file is named."""
     try:
         return read_private(named, cure="put the secret there and chmod 600 it")

@@ -12,13 +12,14 @@ from rolemesh.config.document import parse
 from rolemesh.config.private import read_private
 from rolemesh.config.problems import ConfigError, Gather, Position, Problem
 from rolemesh.config.reading import Place, Reader, listed, settings
-from rolemesh.config.scalars import boolean, one_of, plain_name, role_name, text
+from rolemesh.config.scalars import boolean, one_of, plain_name, role_name, text, whole
 from rolemesh.core.addresses import Network, read_network
 from rolemesh.core.keys import LIVE_SECRETS, KeyRecord, Scope, Secret
+from rolemesh.core.limits import MOST_REQUESTS, MOST_TOKENS
 
 HEADER = "# Written by `rolemesh keys`: hashes of keys, and who may do what with them.\n"
 
-_ID = re.compile("rm[kna]_[a-z2-7]{8}")
+_ID = re.compile("rm[knaj]_[a-z2-7]{8}")
 _HASH = re.compile("sha256:([0-9a-f]{64})")
 
 
@@ -45,6 +46,24 @@ def key_file_text(records: Iterable[KeyRecord]) -> str:
     """What a key file with these records says."""
     document = {"keys": [_entry(record) for record in records]}
     return HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+
+
+def record_text(record: KeyRecord) -> str:
+    """One record by itself, with the fields of a key file."""
+    return yaml.dump(_entry(record), Dumper=_Dumper, sort_keys=False)
+
+
+def read_record(text: str, where: str) -> KeyRecord:
+    """What `record_text` said; `where` it stands is for errors.
+
+    :raises ConfigError: when it is no record.
+    """
+    document = parse(text.encode(), Path(where), environ={})
+    gather = Gather(document.problems)
+    with gather:
+        record = _record(Place(document, (), document.data))
+    gather.finish()
+    return record
 
 
 def _record(place: Place) -> KeyRecord:
@@ -101,6 +120,9 @@ _RECORD: Mapping[str, Reader[Any]] = {
     "expires_at": _moment,
     "disabled": boolean,
     "note": text,
+    "rpm": whole(1, MOST_REQUESTS),
+    "concurrency": whole(1, MOST_REQUESTS),
+    "tokens_per_day": whole(1, MOST_TOKENS),
     "secrets": listed(_secret, 1, LIVE_SECRETS),
 }
 
@@ -131,6 +153,9 @@ def _entry(record: KeyRecord) -> dict[str, Any]:
         "expires_at": _time(record.expires_at),
         "disabled": record.disabled,
         "note": record.note,
+        "rpm": record.rpm,
+        "concurrency": record.concurrency,
+        "tokens_per_day": record.tokens_per_day,
         "secrets": [_hashed(secret) for secret in record.secrets],
     }
     return {key: value for key, value in said.items() if value}

@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from rolemesh.config.files import folder, secret
 from rolemesh.config.problems import Problem
 from rolemesh.config.reading import Place, Reader, built, listed, load, mapped, settings
 from rolemesh.config.runs import GpuChoice, Run, program, runs
-from rolemesh.config.scalars import duration, label, plain_name, some_time
+from rolemesh.config.scalars import duration, label, one_of, plain_name, some_time
+from rolemesh.config.tls import Trust, trust
 from rolemesh.config.urls import address, ports, url
 
-__all__ = ["KEYS", "GpuChoice", "Health", "NodeSettings", "Restart", "Run", "load_node"]
+__all__ = ["KEYS", "GpuChoice", "Health", "NodeSettings", "OnExit", "Restart", "Run", "load_node"]
 
 
 @frozen
@@ -35,6 +37,13 @@ class Health:
     timeout: float = 2.0
 
 
+class OnExit(Enum):
+    """What becomes of the servers when their agent ends."""
+
+    STOP = "stop"
+    KEEP = "keep"
+
+
 @frozen
 class NodeSettings:
     """One node agent. `stop` is the grace in seconds between SIGTERM and SIGKILL."""
@@ -43,12 +52,14 @@ class NodeSettings:
     run: tuple[Run, ...] = ()
     name: str = ""
     token: str | None = field(default=None, repr=False)
+    tls: Trust = field(factory=Trust)
     advertise: str | None = None
     labels: Mapping[str, str] = field(factory=dict, hash=False)
     ports: range = range(18100, 18200)
     restart: Restart = Restart()
     health: Health = Health()
     stop: float = 10.0
+    on_exit: OnExit = OnExit.STOP
     warnings: tuple[Problem, ...] = field(default=(), eq=False)
 
 
@@ -69,6 +80,14 @@ def _node_file(place: Place) -> NodeSettings:
 
 def _gateways(place: Place) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed(url, least=1)(place)))
+
+
+def _trust(place: Place) -> Trust:
+    gateways = place.document.data.get("gateway")
+    for each in gateways if isinstance(gateways, list) else [gateways]:
+        if str(each).startswith("http://"):
+            raise place.wrong(f"{each} is not encrypted: write https:// to use tls")
+    return trust(place)
 
 
 def _restart(place: Place) -> Restart:
@@ -95,6 +114,7 @@ def _as_name(host: str) -> str:
 KEYS: Mapping[str, Reader[Any]] = {
     "gateway": _gateways,
     "token": secret,
+    "tls": _trust,
     "models_dir": folder,
     "run": runs,
     "name": plain_name,
@@ -105,6 +125,7 @@ KEYS: Mapping[str, Reader[Any]] = {
     "restart": _restart,
     "health": built(Health, interval=some_time, timeout=some_time),
     "stop": duration,
+    "on_exit": one_of(OnExit),
 }
 _NOT_FIELDS = ("models_dir", "llama_server")  # the entries of `run` have taken them in
 _FIELDS = {key: key for key in KEYS if key not in _NOT_FIELDS} | {"gateway": "gateways"}

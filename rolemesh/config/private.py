@@ -43,7 +43,7 @@ def write_private(path: Path, text: str) -> None:
     new.unlink(missing_ok=True)
     try:
         with open(_create(new), "w", encoding="utf-8") as file:
-            _keep_owner(file.fileno(), path)
+            leave_to_owner(file.fileno(), path)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -51,6 +51,15 @@ def write_private(path: Path, text: str) -> None:
         _sync_folder(path.parent)
     finally:
         new.unlink(missing_ok=True)
+
+
+def mark(path: Path) -> object:
+    """What differs once a file was written, replaced, or given other rights; None without one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager
@@ -62,6 +71,7 @@ def lock_beside(path: Path) -> Iterator[None]:
     path = path.resolve()
     lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, PRIVATE)
     try:
+        leave_to_owner(lock, path)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
@@ -89,10 +99,11 @@ def _create(path: Path) -> int:
     return descriptor
 
 
-def _keep_owner(descriptor: int, path: Path) -> None:
-    """Leave the file to whom it belongs, so that root may add a key for a gateway that is not."""
-    if os.geteuid() == 0 and path.exists():
-        status = path.stat()
+def leave_to_owner(descriptor: int, path: Path) -> None:
+    """As root, give a new file to whom the one in its place belongs, or else its folder: so that
+    root may add a key for a gateway that is not."""
+    if os.geteuid() == 0:
+        status = (path if path.exists() else path.parent).stat()
         os.fchown(descriptor, status.st_uid, status.st_gid)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from rolemesh.config.files import secret
@@ -158,12 +158,13 @@ def _alias(place: Place) -> str:
 
 
 def _check_aliases(one: Role, other: Role, place: Place) -> None:
-    for theirs in other.aliases:
-        rival = next((mine for mine in one.aliases if _rivals(mine, theirs)), None)
-        if rival:
+    for mine, theirs in product(one.aliases, other.aliases):
+        both = _claimed_by_both(mine, theirs)
+        if both is not None:
             aliases = place.child(other.name).child("aliases")
             raise _alias_place(aliases, theirs).wrong(
-                f"'{theirs}' overlaps '{rival}' of role '{one.name}': one name, one role"
+                f"'{theirs}' overlaps '{mine}' of role '{one.name}': '{both or 'x'}' would be "
+                "both; narrow one of them, or list its names in full, which win over globs"
             )
 
 
@@ -172,28 +173,40 @@ def _alias_place(aliases: Place, alias: str) -> Place:
     return aliases.child(aliases.value.index(alias)) if listed_at else aliases
 
 
-def _rivals(one: str, other: str) -> bool:
-    """Whether two aliases claim the same name; a plain name wins over a glob, so they do not."""
+def _claimed_by_both(one: str, other: str) -> str | None:
+    """A name that two aliases claim; a plain name wins over a glob, so they share none."""
     if bool(_GLOB.search(one)) != bool(_GLOB.search(other)):
-        return False
-    return globs_meet(one, other)
+        return None
+    return name_of_both(one, other)
 
 
-def globs_meet(one: str, other: str) -> bool:
-    """Whether some name matches both of two globs of `*` and `?`."""
+def name_of_both(one: str, other: str) -> str | None:
+    """A name that matches both of two globs of `*` and `?`, if there is one."""
+
+    def after(glob: str, at: int, rest: str | None) -> str | None:
+        return None if rest is None else _SHOWN.get(glob[at], glob[at]) + rest
 
     @cache
-    def meet(i: int, j: int) -> bool:
+    def meet(i: int, j: int) -> str | None:
+        if i == len(one) and j == len(other):
+            return ""
         if one[i : i + 1] == "*":
-            return meet(i + 1, j) or (j < len(other) and meet(i, j + 1))
+            found = meet(i + 1, j)
+            return after(other, j, meet(i, j + 1)) if found is None and j < len(other) else found
         if other[j : j + 1] == "*":
-            return meet(i, j + 1) or (i < len(one) and meet(i + 1, j))
+            found = meet(i, j + 1)
+            return after(one, i, meet(i + 1, j)) if found is None and i < len(one) else found
         if i == len(one) or j == len(other):
-            return i == len(one) and j == len(other)
-        return (one[i] == other[j] or "?" in (one[i], other[j])) and meet(i + 1, j + 1)
+            return None
+        if one[i] == other[j] or "?" in (one[i], other[j]):
+            literal, at = (one, i) if one[i] != "?" else (other, j)
+            return after(literal, at, meet(i + 1, j + 1))
+        return None
 
     return meet(0, 0)
 
+
+_SHOWN = {"*": "", "?": "x"}  # what each may stand for in an example
 
 _FIELDS = {"timeout": "timeouts"}
 

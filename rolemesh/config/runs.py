@@ -25,7 +25,7 @@ from rolemesh.config.scalars import (
     word,
 )
 
-MOST_RUNS = 64  # as many backends as a report of a node may have
+MOST_RUNS = 16  # as many backends as a report of a node may have
 _ID_LENGTH = 64
 
 
@@ -63,7 +63,7 @@ class Run:
     roles: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     llama_server: tuple[str, ...] = ("llama-server",)
-    env: Mapping[str, str] = field(factory=dict, hash=False)
+    env: Mapping[str, str] = field(factory=dict, hash=False, repr=False)
 
 
 def runs(place: Place) -> tuple[Run, ...]:

@@ -156,6 +156,14 @@ def judge(url: BaseUrl, address: Address, policy: AddressPolicy) -> Refusal | No
     return None
 
 
+def leads_back(url: BaseUrl) -> Refusal:
+    """The refusal of a base URL at which the gateway itself listens: it would ask itself."""
+    return _not_allowed(
+        f"{url.host} with port {url.port} is this gateway itself: register the address at which"
+        " the model's server listens"
+    )
+
+
 def _misshapen(text: str) -> Refusal:
     wrong = [what for sign, what in _NOT_IN_A_BASE_URL.items() if sign in text]
     if len(text) > LONGEST:

@@ -119,7 +119,8 @@ def _cause(
     for line in reversed(lines):
         if line.startswith(NOT_RUN):
             return Reason.EXEC_FAILED, line.removeprefix(NOT_RUN)
-    return _spoken_cause(lines), f"exit code {code}"
+    how = "it ended, and how is known only to the agent that started it"
+    return _spoken_cause(lines), how if code is None else f"exit code {code}"
 
 
 def _cause_of_signal(signal: int, lines: Sequence[str], out_of_memory: bool) -> tuple[Reason, str]:

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from attrs import field, frozen
+
+from rolemesh.core.redaction import without_keys
 
 LONGEST_HINT = 60.0  # seconds; some official clients ignore or obey for ever anything longer
 
@@ -93,6 +96,11 @@ class Refusal(Exception):
     def status(self) -> int:
         return self.kind.status
 
+    @property
+    def phrase(self) -> str:
+        """What stands behind the status; Twisted knows none for 422, 429 and 431."""
+        return HTTPStatus(self.status).phrase
+
     def should_retry(self) -> bool:
         return self.kind.retry if self.retry is None else self.retry
 
@@ -115,12 +123,13 @@ class Refusal(Exception):
         """The error in Anthropic's shape, for `/v1/messages`."""
         other = "api_error" if self.status >= 500 else "invalid_request_error"
         kind = _ANTHROPIC_TYPES.get(self.status, other)
-        error = {"type": kind, "message": self.message, "code": self.code, **self.details}
+        message = without_keys(self.message)
+        error = {"type": kind, "message": message, "code": self.code, **self.details}
         return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
 
     def _openai(self) -> dict[str, Any]:
         return {
-            "message": self.message,
+            "message": without_keys(self.message),
             "type": self.kind.type,
             "param": self.param,
             "code": self.code,

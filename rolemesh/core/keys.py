@@ -12,12 +12,13 @@ from attrs import evolve, field, frozen
 
 from rolemesh.core.addresses import Address, Network
 
+LEEWAY = 60.0  # seconds
 LONGEST = 128  # characters of a presented key
 ID_BYTES, SECRET_BYTES = 5, 32
 ENTROPY = ID_BYTES + SECRET_BYTES  # bytes of randomness that a new key takes
 LIVE_SECRETS = 2  # of one key: the new one, and until its time the one that it replaces
 
-_FORMAT = re.compile(r"(?P<id>(?:rmk|rmn|rma)_[a-z2-7]{8})_[A-Za-z0-9_-]{43}")
+_FORMAT = re.compile(r"(?P<id>(?:rmk|rmn|rma|rmj)_[a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 
 
 class KeyKind(StrEnum):
@@ -26,6 +27,7 @@ class KeyKind(StrEnum):
     CLIENT = "rmk"
     NODE = "rmn"
     ADMIN = "rma"
+    INVITE = "rmj"
 
 
 class Scope(StrEnum):
@@ -41,6 +43,7 @@ SCOPES = {
     KeyKind.CLIENT: (Scope.CHAT, Scope.MODELS),
     KeyKind.NODE: (Scope.REGISTER,),
     KeyKind.ADMIN: (Scope.ADMIN,),
+    KeyKind.INVITE: (),
 }
 
 
@@ -61,7 +64,8 @@ class KeyRecord:
 
     `id` begins with the kind (`rmk_ab23cd45`); `roles` is `*` or names, and none of them means
     none; `node` is the one node that a node token speaks for; no `networks` means from anywhere;
-    times are Unix seconds. `disabled` is what revoking sets.
+    times are Unix seconds. `disabled` is what revoking sets. `rpm` are requests a minute,
+    `concurrency` those under way at once, `tokens_per_day` is for a day of UTC; None is no limit.
     """
 
     id: str
@@ -76,14 +80,22 @@ class KeyRecord:
     expires_at: float | None = None
     disabled: bool = False
     note: str = ""
+    rpm: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        return (self.rpm, self.concurrency, self.tokens_per_day) != (None, None, None)
 
     @property
     def kind(self) -> KeyKind:
         return KeyKind(self.id.partition("_")[0])
 
     def live(self, now: float) -> bool:
-        started = self.not_before is None or self.not_before <= now
-        ended = self.expires_at is not None and self.expires_at <= now
+        """Two machines' clocks may differ by `LEEWAY`."""
+        started = self.not_before is None or self.not_before - LEEWAY <= now
+        ended = self.expires_at is not None and self.expires_at + LEEWAY <= now
         return started and not ended and not self.disabled
 
     def allows(self, role: str) -> bool:

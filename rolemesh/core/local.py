@@ -11,11 +11,17 @@ LONGEST = 4 * 1024 * 1024  # bytes of what is told
 
 
 class GatewayStanding(Struct, frozen=True):
-    """How a node stands with one gateway, and what was last said about that."""
+    """How a node stands with one gateway, since how many seconds, and what was last said about
+    that; `trouble` is what last went wrong, `next_in` seconds to the next report. A `learned` one
+    is not in the node's file: another gateway told of it."""
 
     url: str
     standing: str
     said: str = ""
+    since: float = 0.0
+    trouble: str = ""
+    next_in: float | None = None
+    learned: bool = False
 
 
 class ServerStatus(Struct, frozen=True):
@@ -39,13 +45,14 @@ class ServerStatus(Struct, frozen=True):
 
 
 class NodeStatus(Struct, frozen=True):
-    """A node as it is at this moment."""
+    """A node as it is at this moment; `degraded` is what its state folder cannot do for it."""
 
     node: str
     version: str
     gateways: tuple[GatewayStanding, ...]
     servers: tuple[ServerStatus, ...]
     gpus: tuple[GpuReport, ...] = ()
+    degraded: str = ""
 
 
 _status = msgspec.json.Decoder(NodeStatus)

@@ -125,7 +125,8 @@ class Backend:
     `context` is in tokens that one request may use, 0 when unknown; `slots` is how many sequences
     decode at a time, None when unknown. `llama_server`: it is known to be llama.cpp's; `tools`:
     whether its chat template knows tools, None when unknown. `barred` are roles that it may not
-    serve although it serves their model.
+    serve although it serves their model. `address` is the checked one that the name in `base_url`
+    led to, None where the name itself is trusted.
     """
 
     id: BackendId
@@ -140,3 +141,4 @@ class Backend:
     llama_server: bool = False
     tools: bool | None = None
     labels: Mapping[str, str] = field(factory=dict, hash=False)
+    address: str | None = None

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from enum import Enum
-from itertools import accumulate
 from json import detect_encoding
 from typing import Any
 
@@ -12,6 +11,7 @@ from attrs import evolve, field, frozen
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Params
+from rolemesh.core.nesting import brackets, depth
 
 MAX_DEPTH = 64
 MOST_BRACKETS = 1_000_000  # opening and closing; more are no request, but work for the parser
@@ -143,18 +143,14 @@ def _refuse_other_encodings(body: bytes) -> None:
 _HALF_A_PAIR = re.compile(
     rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL
 )
-_NO_BRACKET_OR_QUOTE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
-_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def _depth(body: bytes) -> int:
     """How deep arrays and objects are nested; at least as deep as any valid beginning is."""
-    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    marks = unescaped.translate(None, _NO_BRACKET_OR_QUOTE)
-    brackets = b"".join(marks.split(b'"')[::2])
-    if len(brackets) > MOST_BRACKETS:
+    marks = brackets(body)
+    if len(marks) > MOST_BRACKETS:
         raise Refusal("invalid_json", f"The body has more than {MOST_BRACKETS} arrays and objects.")
-    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+    return depth(marks)
 
 
 def _refuse_forbidden(facts: Mapping[str, Any]) -> None:

@@ -6,13 +6,18 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rolemesh.core.model import BackendState
+from rolemesh.core.nesting import brackets, depth
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+Roles = Annotated[tuple[Name, ...], Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=256)]
+Facts = Annotated[dict[Text, Text], Meta(max_length=64)]
 Line = Annotated[str, Meta(max_length=1024)]
-Count = Annotated[int, Meta(ge=0)]
+Word = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # what a database takes as a number
 
-MAX_BACKENDS = 64
+MAX_BACKENDS = 16
+MAX_DEPTH = 8
 
 T = TypeVar("T")
 
@@ -23,25 +28,28 @@ class LastExit(Struct, frozen=True, omit_defaults=True):
 
     reason: Text
     said: Text = ""
-    lines: tuple[Line, ...] = ()
+    lines: Annotated[tuple[Line, ...], Meta(max_length=64)] = ()
     retry_in: float | None = None
 
 
 class BackendReport(Struct, frozen=True, omit_defaults=True):
     """One llama-server as its node sees it. `context` is tokens per request; `note` is what stands
     in its way, such as a model that does not fit into its GPU; `draining` why it is to get no new
-    requests, None while it takes them."""
+    requests, None while it takes them; `waiting` requests have come for its slots and got none;
+    its slots were looked at `slots_age` seconds ago."""
 
     id: Name
     base_url: Text
     key: Annotated[str, Meta(max_length=256)] | None = None
     model: Text | None = None
-    roles: tuple[Name, ...] = ()
+    roles: Roles = ()
     slots: Annotated[int, Meta(ge=1, le=4096)] | None = None
     context: Count = 0
     build: Text = ""
     state: BackendState = BackendState.READY
     slots_busy: Count | None = None
+    waiting: Count = 0
+    slots_age: Annotated[float, Meta(ge=0)] | None = None
     restarts: Count = 0
     progress: Text = ""
     note: Text = ""
@@ -86,7 +94,7 @@ class GpuReport(Struct, frozen=True, omit_defaults=True):
     ecc_errors: Count | None = None
     xid: Count | None = None
     processes: Annotated[tuple[GpuProcess, ...], Meta(max_length=8)] | None = None
-    silent: dict[Text, Text] = {}
+    silent: Facts = {}
     lost: bool = False
     reason: Text = ""
 
@@ -114,10 +122,10 @@ class Registration(Struct, frozen=True, omit_defaults=True):
 
     node: Name
     base_url: Text | None = None
-    roles: tuple[Name, ...] = ()
-    instance: Text = ""
+    roles: Roles = ()
+    instance: Word = ""
     generation: Count = 0
-    labels: dict[Text, Text] = {}
+    labels: Facts = {}
     backends: Annotated[tuple[BackendReport, ...], Meta(max_length=MAX_BACKENDS)] = ()
     gpus: Annotated[tuple[GpuReport, ...], Meta(max_length=64)] = ()
     host: HostReport | None = None
@@ -137,7 +145,11 @@ class RefusedBackend(Struct, frozen=True):
 
 
 class Accepted(Struct, frozen=True):
-    """The gateway's answer to a registration or a heartbeat; both times in seconds."""
+    """The gateway's answer to a registration or a heartbeat; both times in seconds.
+
+    `gateways` are the URLs of all gateways of the mesh; by `gateway`, a word of the one that
+    answers, a node knows two URLs that lead to the same.
+    """
 
     node: str
     lease_s: float
@@ -145,6 +157,7 @@ class Accepted(Struct, frozen=True):
     gateways: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     refused: tuple[RefusedBackend, ...] = ()
+    gateway: str = ""
 
 
 _registration = msgspec.json.Decoder(Registration)
@@ -155,8 +168,10 @@ def read_registration(body: bytes) -> Registration:
     """Read what a node sent.
 
     :raises msgspec.ValidationError: when it is not a registration; the text names the field.
-    :raises msgspec.DecodeError: when it is not JSON.
+    :raises msgspec.DecodeError: when it is not JSON, or nested deeper than `MAX_DEPTH`.
     """
+    if depth(brackets(body)) > MAX_DEPTH:
+        raise msgspec.DecodeError(f"it is nested deeper than {MAX_DEPTH} levels")
     return _read(_registration, body)
 
 

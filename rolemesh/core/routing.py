@@ -13,9 +13,14 @@ from attrs import field, frozen
 from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition
 from rolemesh.core.model import BackendId, Policy, Requirements, Role
+from rolemesh.core.rendezvous import Lot, weight
 
 RETRY_LOADING = 5.0
 RETRY_DEAD = 2.0
+NEAR = 0.05  # seconds in which two backends are alike
+ALIKE = 0.1  # of what the better one costs
+FEW = 16  # tokens; a conversation that is pushed out has more
+CHANCE = 0.25  # that it was the drawn backend that has read what another gateway sent
 BESIDE = 0.05  # of the work under way at a backend that has a free slot
 
 
@@ -70,7 +75,8 @@ class Need:
 
     `context` and `model` are what a second try needs: enough room for a prompt that was too long
     for another backend, or the very model that gave the first part of an answer. `slotless` ones
-    are answered beside the slots, and wait for none.
+    are answered beside the slots, and wait for none. By its `lot` every gateway draws the same of
+    backends that are alike.
     """
 
     role: Role
@@ -80,6 +86,7 @@ class Need:
     model: str | None = None
     slotless: bool = False
     tried: frozenset[BackendId] = frozenset()
+    lot: Lot | None = None
 
 
 @frozen
@@ -95,9 +102,13 @@ class Score:
 class Go:
     """Send it there."""
 
-    id: BackendId
+    to: Candidate
     route: str
     scores: tuple[Score, ...] = field(default=(), repr=False)
+
+    @property
+    def id(self) -> BackendId:
+        return self.to.id
 
 
 @frozen
@@ -130,7 +141,7 @@ def decide(candidates: Sequence[Candidate], need: Need, random: Random) -> Decis
     scores = (*(Score(each.id, seconds=score(each, need)) for each in up), *refused)
     if free:
         best, route = _POLICIES[need.role.policy](free, need, random)
-        return Go(best.id, route, scores)
+        return Go(best, route, scores)
     if up:
         return Wait("every slot is busy", scores)
     if any(each.condition is Condition.UNKNOWN and each.node_ready for each in fit):
@@ -242,11 +253,37 @@ def _least_loaded(free: Sequence[Candidate], need: Need, random: Random) -> tupl
 
 def _affinity(free: Sequence[Candidate], need: Need, random: Random) -> tuple[Candidate, str]:
     best = _least(free, lambda each: _seconds(each, need), random)
-    if best.cached:
-        return best, f"affinity; cached={best.cached}"
+    chosen = best if need.lot is None else _agreed(free, best, need, need.lot)
+    if chosen.cached:
+        return chosen, f"affinity; cached={chosen.cached}"
     if any(each.cached for each in free):
-        return best, "affinity gave way to load"
-    return best, "affinity; new"
+        return chosen, "affinity gave way to load" if chosen is best else "affinity; drawn"
+    return chosen, "affinity; new"
+
+
+def _agreed(free: Sequence[Candidate], best: Candidate, need: Need, lot: Lot) -> Candidate:
+    """The best, or one that is as good where another gateway may know more than this one does.
+
+    What is new is drawn from those that have no more to do and hold no less. A conversation that
+    went on elsewhere costs a part of what the drawn backend need not read again.
+    """
+    in_turn = sorted(free, key=lambda each: weight(lot, each.id), reverse=True)
+    cost = _seconds(best, need)
+    if lot.heard and all(each.cached <= lot.opening for each in free):
+        missed = max(0, lot.heard - best.cached) / best.read_rate
+        if _seconds(in_turn[0], need) <= cost + CHANCE * missed:
+            return in_turn[0]
+    alike = cost * (1 + ALIKE) + NEAR
+    return next(each for each in in_turn if _seconds(each, need) <= alike and _no_worse(each, best))
+
+
+def _no_worse(candidate: Candidate, best: Candidate) -> bool:
+    holds = candidate.cached >= best.cached and candidate.evicts <= best.evicts + FEW
+    return holds and _occupied(candidate) <= _occupied(best)
+
+
+def _occupied(candidate: Candidate) -> float:
+    return (candidate.in_flight + candidate.elsewhere) / (candidate.slots or 1)
 
 
 _POLICIES: dict[Policy, Callable[[Sequence[Candidate], Need, Random], tuple[Candidate, str]]] = {

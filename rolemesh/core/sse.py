@@ -109,10 +109,15 @@ class WholeEvents:
     def __init__(self) -> None:
         self._held = b""
 
-    def feed(self, piece: bytes) -> bytes:
+    @property
+    def between(self) -> bool:
+        """Whether nothing is held back."""
+        return not self._held
+
+    def __call__(self, piece: bytes) -> bytes:
         """The whole events up to here.
 
-        :raises BrokenStream: an event is longer than LONGEST_EVENT.
+        :raises BrokenStream: an event is longer than LONGEST_EVENT, or no JSON.
         """
         if not self._held and piece.endswith(b"\n\n"):
             return _checked(piece)

@@ -51,12 +51,23 @@ class Ending:
     """How a stream ended.
 
     `complete`: the last event of its API came. `finished`: as many choices as were asked for said
-    why they ended, so that nothing is missing but, perhaps, that last event.
+    why they ended, so that nothing is missing but, perhaps, that last event. `events` is how many
+    it had, which is about a token each.
     """
 
     complete: bool = False
     finished: bool = False
     usage: Usage = field(factory=Usage)
+    events: int = field(default=0, eq=False)
+
+    def bill(self, prompt: int) -> Usage:
+        """What counts against a quota: what the answer told; of one that broke off, or did not
+        tell, what was seen of it, and about how many tokens its `prompt` has."""
+        told = self.usage
+        completion = told.completion
+        if completion is None or not self.finished:
+            completion = max(completion or 0, self.events)
+        return Usage(prompt if told.prompt is None else told.prompt, completion, told.cached)
 
 
 class TailTap:
@@ -65,17 +76,19 @@ class TailTap:
     It also serves for a JSON answer that is relayed unread: its usage stands near the end.
     """
 
-    __slots__ = ("_api", "_choices", "_head", "_name", "_tail")
+    __slots__ = ("_api", "_choices", "_events", "_head", "_name", "_tail")
 
     def __init__(self, api: Api, choices: int = 1) -> None:
         self._api = api
         self._choices = choices
+        self._events = 0
         self._head = b""
         self._name: bytes | None = None
         self._tail = bytearray(b"\n")
 
     def feed(self, chunk: bytes) -> None:
         """Take note of what was relayed."""
+        self._events += chunk.count(b"data:")
         self._tail += chunk
         if len(self._tail) > 2 * KEPT:
             self._trim()
@@ -91,7 +104,7 @@ class TailTap:
         tail = bytes(self._tail)
         complete = self._complete(tail)
         finished = complete or self._reasons(tail) >= self._choices
-        return Ending(complete, finished, self._usage(tail))
+        return Ending(complete, finished, self._usage(tail), self._events)
 
     def _reasons(self, tail: bytes) -> int:
         key = b'"stop_reason":' if self._api is Api.MESSAGES else b'"finish_reason":'

@@ -48,13 +48,14 @@ class Pulse:
     """What a server said of its slots; `busy` None is silence, or an answer without slots.
 
     `produced` counts the work of each busy slot; `reading`: one of them has written nothing yet,
-    and a long prompt may stand still in these numbers.
+    and a long prompt may stand still in these numbers; `waiting` requests got no slot yet.
     """
 
     answered: bool = False
     busy: int | None = None
     produced: tuple[Hashable, ...] = ()
     reading: bool = False
+    waiting: int = 0
 
     def progress(self, signs: Signs) -> Hashable:
         """Changes from look to look unless it should work and does not."""

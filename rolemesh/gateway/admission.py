@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from rolemesh.core.admission import FairQueue
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Backend, BackendId
-from rolemesh.core.routing import Decision, Go, Need, No, Random, Score, decide
-from rolemesh.gateway.entries import READ_RATE, WRITE_RATE, Entry
+from rolemesh.core.routing import Candidate, Decision, Go, Need, No, Random, Score, decide
+from rolemesh.gateway.entries import WRITE_RATE, Entry
 from rolemesh.gateway.registry import Registry
 
 LOOK_AGAIN = 5.0  # seconds, at a load that outlasts a deadline
@@ -45,6 +45,10 @@ class Grant:
     cached: int
     _give: Callable[[], None]
     _given: bool = False
+
+    def and_then(self, give: Callable[[], None]) -> None:
+        """Give something else back together with the slot."""
+        self._give = partial(_both, self._give, give)
 
     def release(self) -> None:
         if not self._given:
@@ -181,28 +185,26 @@ class Admission:
         assert entry is not None  # decisions are made and carried out in one turn
         give = _nothing
         if not want.need.slotless:
-            seconds = _seconds_of(want, entry)
+            seconds = _seconds_of(want, decision.to, entry)
             self._registry.take(decision.id, want.need.role.name, seconds)
             give = partial(self._registry.give, decision.id, seconds)
-        return Grant(
-            entry.backend,
-            decision.route,
-            decision.scores,
-            waited,
-            want.cached(decision.id)[0],
-            give,
-        )
+        cached = decision.to.cached
+        return Grant(entry.backend, decision.route, decision.scores, waited, cached, give)
 
 
-def _seconds_of(want: Want, entry: Entry) -> float:
-    cached, _ = want.cached(entry.backend.id)
-    unread = max(0, want.need.tokens - cached)
-    read_rate, write_rate = entry.read_rate or READ_RATE, entry.write_rate or WRITE_RATE
-    return unread / read_rate + want.output / write_rate
+def _seconds_of(want: Want, to: Candidate, entry: Entry) -> float:
+    """About how long the backend will work for it."""
+    unread = max(0, want.need.tokens - to.cached)
+    return unread / to.read_rate + want.output / entry.writing.rate(WRITE_RATE)
 
 
 def _nothing() -> None:
     pass
+
+
+def _both(one: Callable[[], None], other: Callable[[], None]) -> None:
+    one()
+    other()
 
 
 def _loads(decision: No) -> bool:

@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
-from rolemesh.core.affinity import Chain
 from rolemesh.core.assemble import Assembler, as_stream
 from rolemesh.core.attempts import Outcome
+from rolemesh.core.chains import Chain
 from rolemesh.core.model import Role
 from rolemesh.core.openai import Ask, encode
 from rolemesh.core.passing import Passed, judge, judge_event
@@ -137,8 +137,10 @@ class Attempt:
             tap.feed(piece)
             assembler.feed(piece)
 
+        collector = Collector(take)
         try:
-            await body.pour(Collector(take), Patience(answer.role.timeouts.idle, answer.deadline))
+            await body.pour(collector, Patience(answer.role.timeouts.idle, answer.deadline))
+            collector.finish()
             if assembler.error is None:
                 answer.body = assembler.finish()
         except (BrokenStream, Broken) as broken:

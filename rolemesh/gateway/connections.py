@@ -2,8 +2,8 @@
 
 import re
 import socket
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -15,7 +15,7 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     wrapClientTLS,
 )
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
@@ -29,6 +29,8 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from rolemesh.core.addresses import read_address
+from rolemesh.gateway.chunks import Chunks
+from rolemesh.gateway.lane import Lane
 
 LONGEST_HEAD = 64 * 1024
 MOST_FIELDS = 100
@@ -46,11 +48,18 @@ _KEEPALIVE = (
 
 class _StrictHead(HTTP11ClientProtocol):
     """Twisted bounds a header line, but not how many there are, nor how many 1xx answers come;
-    and it reads a head that gives its body two lengths."""
+    and it reads a head that gives its body two lengths. Bodies in chunks are read in `lane`."""
 
     transport: Any
+    _parser: Any
+    _transportProxy: Any
     _head: bytes | None = b""
     _interim = 0
+    _chunks: Chunks | None = None
+
+    def __init__(self, quiescent: Callable[[Any], None], lane: Lane) -> None:
+        super().__init__(quiescent)
+        self._lane = lane
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -58,13 +67,37 @@ class _StrictHead(HTTP11ClientProtocol):
 
     def request(self, request: Any) -> Deferred[IResponse]:
         self._head, self._interim = b"", 0
-        return super().request(request)
+        response = super().request(request)
+        if self._parser is not None:
+            self._parser._transferDecoders = {b"chunked": self._begin_chunks}
+        return response
+
+    def _begin_chunks(
+        self, deliver: Callable[[bytes], None], finish: Callable[[bytes], None]
+    ) -> Chunks:
+        self._chunks = self._transportProxy.chunks = Chunks(deliver, finish)
+        self._chunks.place = self._lane.enter(self.transport, self.dataReceived)
+        return self._chunks
+
+    def _disconnectParser(self, reason: Failure) -> None:
+        chunks, self._chunks = self._chunks, None
+        if chunks is not None and chunks.place is not None:
+            chunks.place.leave()
+        super()._disconnectParser(reason)
 
     def dataReceived(self, bytes: bytes) -> None:
-        if self._head is not None and self._refuses(self._head + bytes):
+        if self._chunks is not None:
+            self._read_chunks(self._chunks, bytes)
+        elif self._head is not None and self._refuses(self._head + bytes):
             self._giveUp(Failure(ParseError("the head of the answer cannot be accepted", b"")))
-            return
-        super().dataReceived(bytes)
+        else:
+            super().dataReceived(bytes)
+
+    def _read_chunks(self, chunks: Chunks, data: bytes) -> None:
+        try:
+            chunks.dataReceived(data)
+        except Exception:
+            self._giveUp(Failure())
 
     def _refuses(self, head: bytes) -> bool:
         """Whether what has come is the beginning of no acceptable head."""
@@ -81,7 +114,8 @@ class _StrictHead(HTTP11ClientProtocol):
 
 def _notice_silence(transport: Any) -> None:
     """Have the kernel find out when a backend's machine has lost power, within half a minute."""
-    get_handle = getattr(transport, "getHandle", None)
+    below = getattr(transport, "transport", transport)  # that of TLS
+    get_handle = getattr(below, "getHandle", None)
     handle = get_handle() if get_handle is not None else None
     if isinstance(handle, socket.socket) and handle.family in (socket.AF_INET, socket.AF_INET6):
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -92,8 +126,12 @@ def _notice_silence(transport: Any) -> None:
 class _Factory(_HTTP11ClientFactory):
     noisy = False
 
+    def __init__(self, lane: Lane, quiescent: Callable[[Any], None], metadata: str) -> None:
+        super().__init__(quiescent, metadata)
+        self._lane = lane
+
     def buildProtocol(self, _: object) -> HTTP11ClientProtocol:
-        return _StrictHead(self._quiescentCallback)
+        return _StrictHead(self._quiescentCallback, self._lane)
 
 
 @implementer(IAgent)
@@ -137,19 +175,27 @@ class _Unwanted(Protocol):
 @implementer(IAgentEndpointFactory)
 @frozen
 class Endpoints:
-    """Where to connect for a URL. An address is connected to at once; Twisted's endpoint for names
+    """Where to connect for a URL: to `address` where one is given, with its certificate verified by
+    the URL's name all the same. An address is connected to at once; Twisted's endpoint for names
     waits a third of a second for further addresses before it tells that one has refused."""
 
     reactor: Any
     timeout: float
+    address: str | None = None
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii").strip("[]")
-        kind = _kind_of(host)
-        endpoint = kind(self.reactor, host, uri.port, timeout=self.timeout)
+        where = self.address or host
+        endpoint = _kind_of(where)(self.reactor, where, uri.port, timeout=self.timeout)
         if uri.scheme == b"https":
-            return wrapClientTLS(optionsForClientTLS(host), endpoint)
+            return wrapClientTLS(_tls_with(host), endpoint)
         return endpoint
+
+
+@lru_cache(maxsize=64)
+def _tls_with(host: str) -> IOpenSSLClientConnectionCreator:
+    """Kept, as to read the system's CAs takes longer than many a request."""
+    return optionsForClientTLS(host)
 
 
 @lru_cache(maxsize=1024)
@@ -165,9 +211,9 @@ class Pool(HTTPConnectionPool):
     retryAutomatically = False
     reused = False
 
-    def __init__(self, reactor: Any, persistent: bool) -> None:
+    def __init__(self, reactor: Any, persistent: bool, lane: Lane) -> None:
         super().__init__(reactor, persistent)
-        self._factory = _Factory
+        self._factory = partial(_Factory, lane)  # type: ignore[assignment]
 
     def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
         connection = super().getConnection(key, endpoint)

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rolemesh.core.affinity import Memory, paid
+from rolemesh.core.affinity import Memory
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.errors import KINDS, Refusal
 from rolemesh.core.health import Sign
@@ -64,8 +64,8 @@ class Delivery:
             body = passed.anthropic_body(record.id) if anthropic else passed.openai_body()
             record.code = passed.code
             request.setHeader("x-should-retry", "false")
-        record.usage = answer.usage
-        self._compare_cache(record)
+        record.usage = record.bill = answer.usage
+        self._compare_cache(call)
         self._head(answer, call, request, {"content-type": "application/json"})
         request.setHeader("content-length", str(len(body)))
         request.write(body)
@@ -88,15 +88,17 @@ class Delivery:
             request.channel.transport.abortConnection()
             raise CancelledError() from None
         finally:
-            call.record.usage = tap.ending().usage
-            self._compare_cache(call.record)
+            ending = tap.ending()
+            call.record.usage = ending.usage
+            call.record.bill = ending.bill(call.wants[0].need.tokens)
+            self._compare_cache(call)
 
     async def _pour(self, answer: Answer, call: Call, request: EdgeRequest, tap: TailTap) -> None:
         """Pour the answer, and where its role wants that, its rest from another backend."""
         rescue = None
         if answer.role.rescue and eligible(call.ask.api, call.ask.facts):
             rescue = Rescue()
-        through = rescue.feed if rescue is not None else WholeEvents().feed
+        through = rescue.feed if rescue is not None else WholeEvents()
         try:
             await self._pour_one(answer, call, request, tap, through)
         except Broken as broken:
@@ -188,9 +190,10 @@ class Delivery:
     def _break_off(self, why: Broken, call: Call, request: EdgeRequest) -> None:
         """Tell the client in the stream what happened, and end it so that it looks unfinished."""
         record = call.record
-        if record.backend is not None:
-            self._registry.sign(record.backend, Sign.BROKE)
-        standing = self._registry.standing(call.wants[0].need.role)
+        lost = [record.backend] if record.backend is not None else []
+        for id in lost:
+            self._registry.sign(id, Sign.BROKE)
+        standing = self._registry.standing(call.wants[0].need.role, lost)
         refusal = Refusal(
             why.code,
             f"{record.backend} {why}; not retried because part was delivered. Send again: "
@@ -215,14 +218,13 @@ class Delivery:
         for name, value in {**headers, **_told(call.record)}.items():
             request.setHeader(name, value)
 
-    def _compare_cache(self, record: Record) -> None:
-        """Hold what was believed of a cache against what was found; a false belief is dropped."""
-        found = record.usage.cached
+    def _compare_cache(self, call: Call) -> None:
+        """Tell what was found in a cache where something was believed to be, and learn from it."""
+        record, found = call.record, call.record.usage.cached
         if found is None or record.backend is None or not record.believed:
             return
         record.route += f"; found={found}"
-        if not paid(record.believed, found):
-            self._memory.forget(record.backend)
+        self._memory.found(record.backend, call.chain, found)
 
     def _learn(self, record: Record) -> None:
         timings, named = record.usage.timings, record.usage.model
@@ -233,12 +235,9 @@ class Delivery:
             self._mismatch(entry, named)
         if timings is None:
             return
-        record.normal_rate = entry.write_rate and round(entry.write_rate, 1)
-        self._registry.learn(
-            record.backend,
-            _rate(timings.prompt_n, timings.prompt_ms),
-            _rate(timings.predicted_n, timings.predicted_ms),
-        )
+        usual = entry.writing.seen
+        record.normal_rate = usual and round(usual, 1)
+        self._registry.learn(record.backend, timings)
 
     def _mismatch(self, entry: Entry, named: str) -> None:
         """A backend answers for another model than is known of it; the bytes pass as they are."""
@@ -259,11 +258,6 @@ def _as_refusal(answer: Answer) -> Refusal:
     passed = answer.passed
     code = passed.code if passed.code in KINDS else "bad_request"
     return Refusal(code, passed.message, details=passed.details)
-
-
-def _rate(tokens: int, milliseconds: float) -> float | None:
-    enough = tokens >= 8 and milliseconds > 0  # fewer tell of overhead, not of speed
-    return tokens / milliseconds * 1000 if enough else None
 
 
 def _told(record: Record) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """One request's way: admit, choose, send, and go elsewhere while nothing was delivered."""
 
+from collections.abc import Sequence
+
 from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
 
 from rolemesh.core.affinity import Memory
 from rolemesh.core.attempts import RULES, Outcome, Try, may_go_on, refusal
+from rolemesh.core.chains import Chain
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import BackendId
 from rolemesh.core.passing import Passed
@@ -33,6 +36,9 @@ class Dispatch:
     _budget: RetryBudget = field(factory=RetryBudget)
     open_answers: set[Answer] = field(factory=set)
 
+    def __attrs_post_init__(self) -> None:
+        self._registry.on_gone.append(self._budget.answered)
+
     async def open(self, call: Call) -> Answer:
         """The beginning of an answer; it holds a slot until it is closed.
 
@@ -56,6 +62,9 @@ class Dispatch:
         try:
             turn = NO_TURN if first else await self._budget.enter()
             try:
+                if _failures(call) and not self._may_retry(grant):
+                    grant.release()
+                    return call
                 answer = await self._attempt.make(call, want.need.role, grant, turn.leave)
             finally:
                 turn.leave()
@@ -67,12 +76,16 @@ class Dispatch:
             grant.release()
             raise
         self._note(call, grant, Outcome.SERVED, began)
+        self._budget.answered(grant.backend.id)
         self._poison.served(call.identity)
         roomier = self._roomier(want, answer.passed)
         if roomier is None:
             return answer
         grant.release()
         return evolve(call, wants=(roomier,))
+
+    def _may_retry(self, grant: Grant) -> bool:
+        return self._budget.spend(grant.backend.id, self._clock.seconds())
 
     def bytes_at(self, id: BackendId) -> float:
         """When a backend last sent a byte of an answer that is open."""
@@ -96,17 +109,17 @@ class Dispatch:
             else:
                 self._begin(call, want, grant)
                 return want, grant
-        failures = [each for each in call.record.tries if each.outcome not in _NO_FAILURES]
-        if failures:
-            raise refusal(failures, self._standing(call.wants[0]))
+        if failures := _failures(call):
+            raise refusal(failures, self._standing(call.wants[0], failures))
         assert failed is not None  # a call has at least one wish
         raise failed
 
     def _but_tried(self, call: Call, want: Want) -> Want:
-        failed = [each.id for each in call.record.tries if each.outcome not in _NO_FAILURES]
+        failed = frozenset(each.id for each in _failures(call))
         if not failed:
             return want
-        return evolve(want, need=evolve(want.need, tried=want.need.tried | frozenset(failed)))
+        tried = want.need.tried | failed | self._budget.hopeless(self._clock.seconds())
+        return evolve(want, need=evolve(want.need, tried=tried))
 
     def _begin(self, call: Call, want: Want, grant: Grant) -> None:
         record, first = call.record, call.wants[0].need.role
@@ -116,7 +129,13 @@ class Dispatch:
         record.scores, record.believed = grant.scores, grant.cached
         record.queued += grant.waited
         if call.ask.api.generates:
-            self._memory.placed(grant.backend.id, call.chain, self._clock.seconds())
+            self._remember(grant, call.chain)
+
+    def _remember(self, grant: Grant, chain: Chain) -> None:
+        """A conversation is where its request is read, and silent there once that is over."""
+        backend, seconds = grant.backend, self._clock.seconds
+        self._memory.began(backend.id, chain, backend.slots, seconds())
+        grant.and_then(lambda: self._memory.ended(backend.id, chain, seconds()))
 
     def _failed(self, call: Call, want: Want, grant: Grant, outcome: Outcome, began: float) -> None:
         """Take note of a failed try; returns when another may follow."""
@@ -129,10 +148,11 @@ class Dispatch:
                 raise refusal([Try(grant.backend.id, outcome, 0.0)], self._standing(want))
             return
         self._note(call, grant, outcome, began)
+        self._budget.failed(grant.backend.id, self._clock.seconds())
         if RULES[outcome].deadly:
             self._poison.died(call.identity, self._clock.seconds())
         if not may_go_on(tries):
-            raise refusal(tries, self._standing(want))
+            raise refusal(tries, self._standing(want, tries))
 
     def _note(self, call: Call, grant: Grant, outcome: Outcome, began: float) -> None:
         took = self._clock.seconds() - began
@@ -149,6 +169,11 @@ class Dispatch:
         roomier = evolve(want, need=evolve(want.need, context=max(needed, want.need.context + 1)))
         return None if isinstance(self._admission.decide(roomier), No) else roomier
 
-    def _standing(self, want: Want) -> str:
-        standing = self._registry.standing(want.need.role)
+    def _standing(self, want: Want, tries: Sequence[Try] = ()) -> str:
+        lost = [each.id for each in tries if each.outcome is Outcome.DIED]
+        standing = self._registry.standing(want.need.role, lost)
         return f"'{want.need.role.name}' is ready {standing.ready}/{standing.total}"
+
+
+def _failures(call: Call) -> list[Try]:
+    return [each for each in call.record.tries if each.outcome not in _NO_FAILURES]

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import IResource
 
+from rolemesh.config.listeners import Listener
 from rolemesh.core.errors import Refusal
 from rolemesh.gateway.deadline import Deadline
 from rolemesh.gateway.edge_request import EdgeRequest, whole_refusal
@@ -62,6 +63,7 @@ class EdgeChannel(http.HTTPChannel):
     requestFactory = EdgeRequest
     site: "EdgeSite"
     transport: Any  # TCP, Unix, TLS or in memory, which share no written interface
+    listener = Listener("")  # by which it came; this one serves everything
     _closing = False
     _head_begun = False
     _body: SizedBody | ChunkedBody | None = None
@@ -114,7 +116,7 @@ class EdgeChannel(http.HTTPChannel):
         if head.length == 0:
             self.allContentReceived()
         else:
-            self._await_body(head, request)
+            self._await_body(head, request, self._most_of(request))
 
     def _begin(self, head: Head) -> EdgeRequest:
         request = self.requestFactory(self)
@@ -136,10 +138,16 @@ class EdgeChannel(http.HTTPChannel):
         self.persistent = False
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
-    def _await_body(self, head: Head, request: EdgeRequest) -> None:
+    def _most_of(self, request: EdgeRequest) -> int:
+        most = self._limits.body_bytes
+        return most if request.longest_body is None else min(most, request.longest_body)
+
+    def _await_body(self, head: Head, request: EdgeRequest, most: int) -> None:
         keep = request.content.write
         if head.length is None:
-            self._body = ChunkedBody(self._limits.body_bytes, keep)
+            self._body = ChunkedBody(most, keep)
+        elif head.length > most:
+            raise too_large(most)
         else:
             self._body = SizedBody(head.length, keep)
         if head.length is None or len(self._buffer) < head.length:
@@ -281,6 +289,11 @@ class EdgeSite(server.Site):
         if self._all_closed is None:
             self._all_closed = Deferred()
         return self._all_closed
+
+    def abort(self) -> None:
+        """End every connection now, whatever of it is not read yet."""
+        for channel in tuple(self.channels):
+            channel.transport.abortConnection()
 
     def forget_channel(self, channel: EdgeChannel) -> None:
         """A connection is no more."""

@@ -1,6 +1,5 @@
 """A request as the web code sees it, its refusals, and the end of an answer that broke."""
 
-from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
@@ -8,19 +7,24 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 
 from rolemesh.core.errors import Refusal
+from rolemesh.core.keys import KeyRecord
 from rolemesh.gateway.framing import Head
 
 
 class EdgeRequest(server.Request):
     """A request with an id and its body in memory; its answers have no banner and no HTML.
 
-    Each answer carries `request_id` as `x-request-id`.
+    Each answer carries `request_id` as `x-request-id`. `key` is that of a client which was let in
+    before the body came; None says nothing about a client. `longest_body` is in bytes, None for
+    as much as the edge takes of anybody.
     """
 
     defaultContentType = None
     content: BytesIO
     channel: Any  # the EdgeChannel, None once the client has gone
     request_id = ""
+    key: KeyRecord | None = None
+    longest_body: int | None = None
 
     def begin(self, head: Head, request_id: str) -> None:
         """Take over what the head says, before the body comes."""
@@ -31,6 +35,7 @@ class EdgeRequest(server.Request):
         self.responseHeaders.setRawHeaders(_id_header(head.path), [request_id.encode()])
         self.responseHeaders.setRawHeaders(b"x-request-id", [request_id.encode()])
         self.responseHeaders.setRawHeaders(b"x-content-type-options", [b"nosniff"])
+        self.responseHeaders.setRawHeaders(b"cache-control", [b"no-store"])
         self.content = BytesIO()
 
     def render(self, resrc: Any) -> None:
@@ -40,7 +45,7 @@ class EdgeRequest(server.Request):
 
     def answer_refusal(self, refusal: Refusal) -> None:
         """Answer with `refusal` in the shape of the request's route, and finish."""
-        self.setResponseCode(refusal.status)
+        self.setResponseCode(refusal.status, refusal.phrase.encode())
         for name, value in refusal.headers().items():
             self.setHeader(name, value)
         body = refusal_body(refusal, self.path, self.request_id)
@@ -81,11 +86,12 @@ def whole_refusal(refusal: Refusal, path: bytes, request_id: str) -> bytes:
         _id_header(path).decode(): request_id,
         "x-request-id": request_id,
         "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
         **refusal.headers(),
     }
-    reason = HTTPStatus(refusal.status).phrase
-    lines = [f"HTTP/1.1 {refusal.status} {reason}", *(f"{n}: {v}" for n, v in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    head = [f"HTTP/1.1 {refusal.status} {refusal.phrase}", *lines, "", ""]
+    return "\r\n".join(head).encode() + body
 
 
 def end_unfinished(request: http.Request, event: bytes | None = None) -> None:

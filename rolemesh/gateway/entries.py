@@ -1,4 +1,4 @@
-"""What the gateway knows of one backend, of one node, and of how a role stands."""
+"""What the gateway knows of one backend, and of one node."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,13 @@ from attrs import define, evolve, field, frozen
 
 from rolemesh.core.health import Condition, Health
 from rolemesh.core.model import Backend, BackendId, BackendState
+from rolemesh.core.pace import Pace
 from rolemesh.core.report import BackendReport, GpuReport, HostReport
-from rolemesh.core.routing import Candidate
+from rolemesh.core.sharing import Peak, Share, share
 
-READ_RATE = 1000.0  # prompt tokens a second, until a backend has shown its own
+READ_RATE = 1000.0  # prompt tokens a second, until a role's backends have shown theirs
 WRITE_RATE = 30.0
+USUAL_WORK = 256 / WRITE_RATE  # seconds of a request of which nothing is known
 
 
 @frozen
@@ -41,10 +43,12 @@ class Entry:
     draining: bool = False
     health: Health = field(factory=Health)
     in_flight: int = 0
+    lately: Peak = field(factory=Peak)
+    share: Share = field(factory=Share)
     taken: float = 0.0
     ahead: float = 0.0
-    read_rate: float | None = None
-    write_rate: float | None = None
+    reading: Pace = field(factory=Pace)
+    writing: Pace = field(factory=Pace)
     turns: dict[str, int] = field(factory=dict)
     busy_until: float = 0.0
     mismatches: int = 0
@@ -59,6 +63,25 @@ class Entry:
     def read(self, props: Props) -> None:
         """Take in what the server itself says."""
         self.props, self.backend = props, _filled(self.told, props)
+
+    def count(self, change: int, now: float) -> None:
+        """So many more requests of ours are under way there."""
+        self.in_flight += change
+        self.lately.saw(self.in_flight, now)
+
+    def hear(self, report: BackendReport | None, now: float) -> None:
+        """Take in a node's report, or that it gives none."""
+        self.report, self.share = report, Share()
+        if report is not None and report.slots_busy is not None:
+            told = report.slots_busy + report.waiting
+            own = self.lately.lately(now, report.slots_age)
+            self.share = share(told, own, self.backend.slots)
+
+    @property
+    def work(self) -> float:
+        """Seconds of work in front of a new request, that of other gateways included."""
+        usual = self.ahead / self.in_flight if self.in_flight else USUAL_WORK
+        return self.ahead + self.share.elsewhere * usual
 
     @property
     def alias(self) -> str | None:
@@ -105,13 +128,15 @@ def _words_of(report: BackendReport, state: BackendState) -> str:
 
 @define(eq=False)
 class Node:
-    """One machine that registered. `until` ends its lease, None where checks are the lease.
+    """One machine that registered, by the token of that id if there are tokens. `until` ends its
+    lease, None where checks are the lease.
 
     `heard` is False while all we know of it is from an earlier life of the gateway.
     """
 
     name: str
     plain: bool
+    token: str | None = None
     instance: str = ""
     generation: int = 0
     until: float | None = None
@@ -122,50 +147,6 @@ class Node:
     version: str = ""
     backends: tuple[BackendId, ...] = ()
     heard: bool = True
-
-
-@frozen
-class Standing:
-    """A role's backends at a glance. `context` is the least of the ready ones, 0 if unknown."""
-
-    ready: int
-    total: int
-    context: int
-    missing: tuple[str, ...]
-
-
-def candidate(
-    entry: Entry, place: int, role: str, now: float, usual_rate: float, cached: int, evicts: int
-) -> Candidate:
-    """A backend as one decision of a role sees it.
-
-    `usual_rate` is taken for one that has not shown how fast it reads; `cached` and `evicts` are
-    tokens.
-    """
-    backend, report = entry.backend, entry.report
-    busy = report.slots_busy if report is not None else None
-    return Candidate(
-        backend.id,
-        condition=entry.health.condition,
-        node_ready=entry.leased and entry.node_state is BackendState.READY,
-        draining=entry.draining,
-        order=place,
-        slots=backend.slots,
-        in_flight=entry.in_flight,
-        busy=now < entry.busy_until,
-        elsewhere=max(0, busy - entry.in_flight) if busy is not None else 0,
-        context=backend.context,
-        model=backend.model,
-        tools=backend.tools,
-        labels=frozenset(backend.labels.items()),
-        warmth=entry.health.warmth(now),
-        last_turn=entry.turns.get(role, 0),
-        ahead=entry.ahead,
-        read_rate=entry.read_rate or usual_rate,
-        cached=cached,
-        evicts=evicts,
-        note=entry.note(),
-    )
 
 
 def _filled(told: Backend, props: Props | None) -> Backend:

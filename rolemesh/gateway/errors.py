@@ -37,7 +37,7 @@ def answers_errors(app: Klein, paths: str) -> None:
 
 def write_refusal(request: EdgeRequest, refusal: Refusal) -> bytes:
     """Set a refusal's status and headers on a request that has none yet; the body is returned."""
-    request.setResponseCode(refusal.status)
+    request.setResponseCode(refusal.status, refusal.phrase.encode())
     for name, value in refusal.headers().items():
         request.setHeader(name, value)
     request.setHeader("content-type", "application/json")

@@ -1,5 +1,6 @@
 """Active checks of every backend, and the clock that ends leases and ejections."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from rolemesh.gateway.relay import never, receive
 from rolemesh.gateway.upstream import TryFailed, Upstream
 
 TICK = 1.0
+MOST_LINES = 6  # in a minute of one backend, so that one which comes and goes fills no log
 LONGEST_ANSWER = 1 << 20
 
 # A server that was away may have come back with other settings.
@@ -59,6 +61,7 @@ class Checks(Service):
         self._next: dict[BackendId, IDelayedCall] = {}
         self._running: dict[BackendId, Deferred[None]] = {}
         self._known: set[BackendId] = set()
+        self._told: dict[BackendId, deque[float]] = {}
         self._loop = LoopingCall(registry.tick)
         self._loop.clock = clock
         registry.on_backend.append(self._added)
@@ -83,6 +86,7 @@ class Checks(Service):
 
     def _gone(self, id: BackendId) -> None:
         self._known.discard(id)
+        self._told.pop(id, None)
         timer = self._next.pop(id, None)
         if timer is not None and timer.active():
             timer.cancel()
@@ -116,13 +120,24 @@ class Checks(Service):
             return
         before = entry.health.condition
         self._registry.sign(id, sign)
-        if entry.health.condition is not before:
+        left = self._lines_left(id) if entry.health.condition is not before else 0
+        if left:
             self.log.info(
-                "{backend} is {condition}",
+                "{backend} is {condition}{more}",
                 backend=str(id),
                 condition=entry.health.condition.value,
+                more="" if left > 1 else ", and changes so often that it is not told for a while",
                 **{"rolemesh.node": id.node, "rolemesh.backend": id.backend},
             )
+
+    def _lines_left(self, id: BackendId) -> int:
+        """How many lines a backend's changes may take now, this one included."""
+        now = self._clock.seconds()
+        told = self._told.setdefault(id, deque(maxlen=MOST_LINES))
+        lately = sum(now - each < 60.0 for each in told)
+        if lately < MOST_LINES:
+            told.append(now)
+        return MOST_LINES - lately
 
     def _pause(self, entry: Entry) -> float:
         health = entry.health

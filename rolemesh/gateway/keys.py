@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -17,6 +18,7 @@ from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import Address, read_address
 from rolemesh.core.errors import Refusal
 from rolemesh.core.keys import KeyKind, KeyRecord, KeyRing, Scope
+from rolemesh.gateway.certified import check_certificate
 
 LOOK_EVERY = 0.5  # seconds between two looks at a key file
 FAILURES_PER_SECOND = 10  # of one address; more are told to wait
@@ -36,20 +38,21 @@ _WANTED = {
 class Gatekeeper:
     """Lets a request in by its key, or refuses it.
 
-    `keys` and `tokens` are the files of client keys and of node tokens. Without both, everyone is
-    let in, which is for a gateway on loopback only; with keys alone, no node can register.
+    `keys` and `tokens` are the files, or other sources, of client keys and of node tokens. Without
+    both, everyone is let in, which is for a gateway on loopback only; with keys alone, no node can register.
     `now` is the time of day, by which keys expire; `clock` may be any steady one.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        keys: Path | None = None,
-        tokens: Path | None = None,
+        keys: "Path | KeySource | None" = None,
+        tokens: "Path | KeySource | None" = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = KeyStore(clock, keys) if keys else None
-        self._tokens = KeyStore(clock, tokens) if tokens else None
+        self._keys, self._tokens = (
+            KeyStore(clock, each) if isinstance(each, Path) else each for each in (keys, tokens)
+        )
         self._failures = Failures(clock)
         self._now = now
 
@@ -77,6 +80,41 @@ class Gatekeeper:
             )
         return record
 
+    def reader(self, request: IRequest, *kinds: KeyKind) -> KeyRecord | None:
+        """The key, of one of these kinds, of one who asks what was used; None as in `client`.
+
+        :raises Refusal: as `client`, but for the scope.
+        """
+        return None if self._keys is None else self._known(request, self._keys, *kinds)
+
+    def seen_by(self, request: IRequest) -> Callable[[str], bool] | None:
+        """Which roles one may hear of who need not have a key: all without keys or with an admin
+        key, a client its own; None with no key where there are some.
+
+        :raises Refusal: as `client` when there is a key, but for the scope.
+        """
+        if self._keys is None:
+            return _everything
+        if presented(request.requestHeaders) is None:
+            return None
+        record = self._known(request, self._keys, KeyKind.CLIENT, KeyKind.ADMIN)
+        return _everything if record.kind is KeyKind.ADMIN else record.allows
+
+    def readable(self) -> bool:
+        """Whether the keys of clients, where there are any, can be told from others now."""
+        try:
+            return self._keys is None or self._keys.ring() is not None
+        except Refusal:
+            return False
+
+    def name_of(self, id: str) -> str:
+        """What a client key is called; nothing where there is none of that id.
+
+        :raises Refusal: `state_unavailable`.
+        """
+        record = self._keys.ring().get(id) if self._keys is not None else None
+        return record.name if record else ""
+
     def admin(self, request: IRequest) -> KeyRecord | None:
         """The admin key that a request carries, which is in the file of client keys; None as in
         `client`.
@@ -97,9 +135,11 @@ class Gatekeeper:
         """
         if self._tokens is None:
             if self._keys is None:
+                check_certificate(request, node)
                 return None
             raise self._refusal(request, KeyKind.NODE)
         record = self._known(request, self._tokens, KeyKind.NODE)
+        check_certificate(request, node)
         if not _speaks_for(record, node):
             raise Refusal(
                 "scope_missing",
@@ -121,11 +161,11 @@ class Gatekeeper:
             return record
         raise Refusal("invalid_api_key", f"the token of '{node}' is no longer valid")
 
-    def _known(self, request: IRequest, store: "KeyStore", kind: KeyKind) -> KeyRecord:
+    def _known(self, request: IRequest, store: "KeySource", *kinds: KeyKind) -> KeyRecord:
         record = store.ring().check(presented(request.requestHeaders), self._now())
-        if record and record.kind is kind and record.welcomes(address_of(request)):
+        if record and record.kind in kinds and record.welcomes(address_of(request)):
             return record
-        raise self._refusal(request, kind)
+        raise self._refusal(request, kinds[0])
 
     def _refusal(self, request: IRequest, kind: KeyKind) -> Refusal:
         """One more failure. A good key is never held back: no number of guesses finds 256 random
@@ -136,8 +176,28 @@ class Gatekeeper:
         return Refusal("invalid_api_key", f"no valid key: {_WANTED[kind]}")
 
 
+def _everything(_: str) -> bool:
+    return True
+
+
 def _speaks_for(record: KeyRecord, node: str) -> bool:
     return Scope.REGISTER in record.scopes and record.node == node
+
+
+class KeySource(Protocol):
+    """Where keys are read from."""
+
+    def load(self) -> None:
+        """Be ready, before anything listens.
+
+        :raises ConfigError: when that is impossible; its text is for the operator.
+        """
+
+    def ring(self) -> KeyRing:
+        """The keys as they are now.
+
+        :raises Refusal: `state_unavailable` while they cannot be told.
+        """
 
 
 class KeyStore:

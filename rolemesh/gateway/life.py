@@ -1,7 +1,6 @@
 """The gateway from its first port to its last answer."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -11,6 +10,7 @@ from twisted.logger import Logger
 from rolemesh.gateway.edge import EdgeSite
 from rolemesh.gateway.store.keeper import Keeper
 from rolemesh.gateway.upstream import Upstream
+from rolemesh.gateway.usage import Ledger
 from rolemesh.gateway.web import ClientApi
 from rolemesh.service import Listening
 
@@ -33,6 +33,7 @@ class GatewayLife(Service):
         upstream: Upstream,
         clients: ClientApi,
         keeper: Keeper,
+        ledger: Ledger,
         drain: float,
     ) -> None:
         self._clock = clock
@@ -42,6 +43,7 @@ class GatewayLife(Service):
         self._upstream = upstream
         self._clients = clients
         self._keeper = keeper
+        self._ledger = ledger
         self.drain = drain
         self._opening: Deferred[None] | None = None
 
@@ -55,6 +57,7 @@ class GatewayLife(Service):
         """Listen once the nodes of before are known again, so that nobody is told otherwise."""
         try:
             await self._keeper.start()
+            await self._ledger.start()
         except CancelledError:
             return
         self.listening.startService()
@@ -76,6 +79,7 @@ class GatewayLife(Service):
         for watcher in self._watchers:
             watcher.stopService()
         await self._upstream.close()
+        await self._ledger.stop()
         await self._keeper.stop()
         self.log.info("drained")
 
@@ -86,8 +90,10 @@ class GatewayLife(Service):
             self.log.info("requests are still under way after {seconds} s", seconds=seconds)
 
     async def _all_read_within(self, seconds: float) -> None:
-        with suppress(TimeoutError):
+        try:
             await self._site.close_when_written().addTimeout(seconds, self._clock)
+        except TimeoutError:
+            self._site.abort()
 
     def hurry(self) -> None:
         """End every request now."""

@@ -8,11 +8,11 @@ from attrs import define, evolve
 from klein import Klein
 from twisted.logger import Logger
 
-from rolemesh.config.problems import quoted
 from rolemesh.core.addresses import (
     Address,
     AddressPolicy,
     judge,
+    leads_back,
     parse_base_url,
     read_address,
 )
@@ -25,26 +25,27 @@ from rolemesh.core.report import (
     RefusedBackend,
     Registration,
     encode,
-    read_registration,
 )
 from rolemesh.core.roles import RoleBook
 from rolemesh.core.routing import lacks
+from rolemesh.gateway.company import Company
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper, address_of
-from rolemesh.gateway.registry import HEARTBEAT, LEASE, PLAIN_BACKEND, STATIC_NODE, Registry
+from rolemesh.gateway.node_view import node_json, nodes_json
+from rolemesh.gateway.registrations import RegistrationPace, read_request, reports_of
+from rolemesh.gateway.registry import HEARTBEAT, LEASE, Registry
 from rolemesh.gateway.store.interface import Kept, lasting
 from rolemesh.gateway.store.keeper import Keeper
 
-LONGEST_REPORT = 64 * 1024
-_PLAIN_FIELDS = ("node", "base_url", "roles", "labels")
-_PATHS = "/v1/nodes/register, /v1/nodes/{node}/heartbeat, /v1/nodes/{node}"
+_PATHS = "/v1/nodes/register, /v1/nodes/join, /v1/nodes/{node}/heartbeat, /v1/nodes/{node}"
 
 
 @define(eq=False)
 class NodeApi:
     """What nodes may tell a gateway. `resolve` gives the addresses behind a host name, `now` the
-    time of day."""
+    time of day; `is_own` says of an address and a port whether this gateway itself listens there.
+    """
 
     _registry: Registry
     _keys: Gatekeeper
@@ -54,6 +55,9 @@ class NodeApi:
     _resolve: Callable[[str], Awaitable[Sequence[str]]]
     _keeper: Keeper
     _now: Callable[[], float]
+    _company: Company
+    _pace: RegistrationPace
+    _is_own: Callable[[Address, int], bool]
 
     log = Logger()
     app = Klein()
@@ -61,14 +65,15 @@ class NodeApi:
 
     @app.route("/v1/nodes", methods=["GET"])
     def list(self, request: EdgeRequest) -> bytes:
-        self._keys.client(request, Scope.MODELS)
-        nodes = [self._about(node.name) for node in self._registry.nodes()]
+        key = self._keys.client(request, Scope.MODELS)
+        nodes = nodes_json(self._registry, self.roles, key, self._alone)
         return _json(request, {"object": "list", "data": nodes})
 
     @app.route("/v1/nodes/register", methods=["POST"])
     async def register(self, request: EdgeRequest) -> bytes:
-        registration = _read(request)
+        registration = read_request(request)
         token = self._keys.node(request, registration.node)
+        self._pace.enter(token)
         accepted, kept = await self._take_in(registration, token, address_of(request))
         await self._keeper.keep(kept)
         self.log.info(
@@ -81,24 +86,38 @@ class NodeApi:
 
     @app.route("/v1/nodes/<node>/heartbeat", methods=["POST"])
     async def heartbeat(self, request: EdgeRequest, node: str) -> bytes:
-        registration = _read(request)
+        registration = read_request(request)
         if registration.node != node:
             raise Refusal("bad_request", f"The body is of '{registration.node}', not of '{node}'.")
         token = self._keys.node(request, node)
-        if self._registry.stale(registration):
-            return _json(request, _accepted(registration, (), ()))
+        if not self._is_only_kept(node) and self._registry.stale(registration):
+            return _json(request, self._accepted(registration, (), ()))
         accepted, kept = await self._take_in(registration, token, address_of(request))
         self._keeper.keep_soon(kept)
         return _json(request, accepted)
 
+    @app.route("/v1/nodes/<node>", methods=["GET"])
+    def one(self, request: EdgeRequest, node: str) -> bytes:
+        """What the gateway knows of a node, told to the node itself."""
+        self._keys.node(request, node)
+        known = self._registry.node(node)
+        if known is None:
+            raise Refusal("unknown_node", f"The node '{node}' is not registered here.")
+        told = {**node_json(self._registry, known, self._alone), "roles": self._roles_of(node)}
+        return _json(request, told)
+
     @app.route("/v1/nodes/<node>", methods=["DELETE"])
     async def leave(self, request: EdgeRequest, node: str) -> bytes:
         self._keys.node(request, node)
-        if self._registry.node(node) is not None or not self._keeper.holds(node):
+        if not self._is_only_kept(node):
             self._registry.deregister(node)
         await self._keeper.forget(node)
         self.log.info("{node} left", node=node, **{"rolemesh.node": node})
         return _json(request, {"node": node, "deleted": True})
+
+    def _is_only_kept(self, node: str) -> bool:
+        """Whether it was silent for so long that it is shown no more, and its record stands."""
+        return self._registry.node(node) is None and self._keeper.holds(node)
 
     async def restore(self, kept: Kept, shared: bool) -> None:
         """Take in a node that registered in an earlier life of the gateway, or at another gateway
@@ -110,7 +129,7 @@ class NodeApi:
         except Refusal as refusal:
             self.log.warn("{node} is not restored: {why}", node=told.node, why=refusal.message)
         else:
-            self._registry.restore(told, backends, shared)
+            self._registry.restore(told, backends, shared, kept.token)
 
     def drop(self, node: str) -> None:
         """Let go of a node that left another gateway of the shared store."""
@@ -122,7 +141,7 @@ class NodeApi:
         self, registration: Registration, token: KeyRecord | None, source: Address | None
     ) -> tuple[Accepted, Kept]:
         backends, refused = await self._judged(registration, token, source)
-        self._registry.register(registration, backends)
+        self._registry.register(registration, backends, token.id if token else None)
         accepted = tuple(backend.id.backend for backend in backends)
         kept = Kept(
             lasting(registration, [backend.base_url for backend in backends]),
@@ -130,7 +149,22 @@ class NodeApi:
             token.id if token else None,
             self._now(),
         )
-        return _accepted(registration, accepted, tuple(refused)), kept
+        return self._accepted(registration, accepted, tuple(refused)), kept
+
+    @property
+    def _alone(self) -> bool:
+        return self._company.now.count <= 1
+
+    def _accepted(
+        self,
+        registration: Registration,
+        accepted: tuple[str, ...],
+        refused: tuple[RefusedBackend, ...],
+    ) -> Accepted:
+        company = self._company
+        return Accepted(
+            registration.node, LEASE, HEARTBEAT, company.now.urls, accepted, refused, company.id
+        )
 
     async def _judged(
         self, registration: Registration, token: KeyRecord | None, source: Address | None
@@ -138,7 +172,7 @@ class NodeApi:
         policy = evolve(self.policy, source=source)
         backends: list[Backend] = []
         refused: list[RefusedBackend] = []
-        for report in _reports(registration):
+        for report in reports_of(registration):
             backend, why = await self._backend(registration, report, token, policy)
             backends.append(backend)
             refused += why
@@ -165,9 +199,10 @@ class NodeApi:
         }
         refused = [RefusedBackend(report.id, no.code, no.message) for no in refusals.values() if no]
         barred = frozenset(role for role, no in refusals.items() if no is not None)
+        base_url, address = await self._pinned(report.base_url, policy)
         backend = Backend(
             BackendId(registration.node, report.id),
-            await self._pinned(report.base_url, policy),
+            base_url,
             key=report.key,
             model=report.model,
             roles=frozenset(report.roles) - barred,
@@ -176,6 +211,7 @@ class NodeApi:
             context=report.context,
             build=report.build,
             labels=registration.labels,
+            address=address,
         )
         return backend, refused
 
@@ -197,8 +233,9 @@ class NodeApi:
         lack = lacks(report.context, None, labels, listed.require) if listed else ""
         return Refusal("role_not_allowed", f"{where}: {lack}") if lack else None
 
-    async def _pinned(self, base_url: str, policy: AddressPolicy) -> str:
-        """A base URL that leads to one checked address, whatever its name comes to mean later."""
+    async def _pinned(self, base_url: str, policy: AddressPolicy) -> tuple[str, str | None]:
+        """A base URL and the one checked address that it leads to, whatever its name comes to mean
+        later; with https the name stays, as its certificate is verified by it."""
         url = parse_base_url(base_url)
         if url.address is not None:
             addresses = [url.address]
@@ -211,106 +248,30 @@ class NodeApi:
             )
         for address in addresses:
             refusal = judge(url, address, policy)
+            if refusal is None and self._is_own(address, url.port):
+                refusal = leads_back(url)
             if refusal is not None:
                 raise refusal
-        pinned = url if url.scheme == "https" else evolve(url, host=str(addresses[0]))
-        return pinned.url
+        pinned = str(min(addresses, key=_rank))
+        if url.scheme == "https" and url.needs_resolution:
+            return url.url, pinned
+        return evolve(url, host=pinned).url, None
 
-    def _about(self, name: str) -> dict[str, Any]:
-        node = self._registry.node(name)
-        assert node is not None
-        entries = [entry for id in node.backends if (entry := self._registry.get(id)) is not None]
-        return {
-            "node": node.name,
-            "plain": node.plain,
-            "labels": dict(node.labels),
-            "gpus": node.gpus,
-            "host": node.host,
-            "agent": node.version or None,
-            "backends": [
-                {
-                    "id": entry.backend.id.backend,
-                    "model": entry.backend.model,
-                    "roles": sorted(entry.backend.roles),
-                    "slots": entry.backend.slots,
-                    "context": entry.backend.context or None,
-                    "build": entry.backend.build or None,
-                    "ready": entry.ready,
-                    "draining": entry.draining,
-                    "state": entry.note() or entry.health.condition.value,
-                    "in_flight": entry.in_flight,
-                    "orphaned_slots": entry.orphaned,
-                    "mismatches": entry.mismatches,
-                    "restarts": entry.report.restarts if entry.report else 0,
-                    "note": entry.report.note if entry.report else "",
-                    "last_exit": entry.report.last_exit if entry.report else None,
-                }
-                for entry in entries
-            ],
-        }
+    def _roles_of(self, name: str) -> dict[str, dict[str, int]]:
+        """The roles that a node has a part in, with how many of all their backends are ready."""
+        book = self.roles.with_announced(self._registry.announced())
+        found = {}
+        for role in book.listed.values():
+            members = self._registry.members(role)
+            if any(entry.backend.id.node == name for _, entry in members):
+                standing = self._registry.standing(role)
+                found[role.name] = {"ready": standing.ready, "total": standing.total}
+        return found
 
 
-def refuse_long_report(request: EdgeRequest) -> None:
-    """Refuse what says beforehand that it is longer than a report may be.
-
-    :raises Refusal: request_too_large.
-    """
-    declared = request.getHeader("content-length") or "0"
-    if declared.isdigit() and int(declared) > LONGEST_REPORT:
-        raise Refusal("request_too_large", f"A registration is at most {LONGEST_REPORT} bytes.")
-
-
-def _read(request: EdgeRequest) -> Registration:
-    if request.getHeader("origin") is not None:
-        raise Refusal("scope_missing", "Nodes are not registered from a browser's page.")
-    body = request.content.read(LONGEST_REPORT + 1)
-    if len(body) > LONGEST_REPORT:
-        raise Refusal("request_too_large", f"A registration is at most {LONGEST_REPORT} bytes.")
-    try:
-        registration = read_registration(body)
-    except msgspec.ValidationError as error:
-        raise Refusal("bad_request", f"This is no registration: {error}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
-    _refuse_odd(registration)
-    if registration.plain:
-        _refuse_slips(body)
-    return registration
-
-
-def _refuse_slips(body: bytes) -> None:
-    """What a person typed has no field that is only nearly one; an agent may be newer than we."""
-    for name in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
-        if name not in _PLAIN_FIELDS:
-            fields = ", ".join(_PLAIN_FIELDS)
-            raise Refusal("bad_request", f"Unknown field {quoted(name)}; there are: {fields}.")
-
-
-def _refuse_odd(registration: Registration) -> None:
-    if registration.node == STATIC_NODE:
-        raise Refusal("bad_request", f"'{STATIC_NODE}' names the configuration's own servers.")
-    if registration.plain and (registration.backends or not registration.roles):
-        raise Refusal(
-            "bad_request",
-            "A registration has either `base_url` and `roles`, or `instance` and `backends`.",
-        )
-    if not registration.plain and not registration.instance:
-        raise Refusal("missing_required_parameter", "`base_url`, or `instance`, is missing.")
-    ids = [report.id for report in registration.backends]
-    if len(set(ids)) != len(ids):
-        raise Refusal("bad_request", "Two backends of the registration have the same `id`.")
-
-
-def _reports(registration: Registration) -> Sequence[BackendReport]:
-    if registration.base_url is None:
-        return registration.backends
-    return [BackendReport(PLAIN_BACKEND, registration.base_url, roles=registration.roles)]
-
-
-def _accepted(
-    registration: Registration, accepted: tuple[str, ...], refused: tuple[RefusedBackend, ...]
-) -> Accepted:
-    return Accepted(registration.node, LEASE, HEARTBEAT, (), accepted, refused)
+def _rank(address: Address) -> tuple[int, int]:
+    """The same of several addresses each time, in whatever order a resolver tells them."""
+    return address.version, int(address)
 
 
 def _json(request: EdgeRequest, value: Any) -> bytes:

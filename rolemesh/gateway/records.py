@@ -21,7 +21,8 @@ class Record:
     """One request's story, without any of its text.
 
     Times are seconds, `status` is what was sent. `believed` are the prompt tokens that the backend
-    was thought to have cached, `normal_rate` the tokens a second that it writes as a rule.
+    was thought to have cached, `normal_rate` the tokens a second that it writes as a rule, `bill`
+    the tokens that its key is charged with.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Record:
     ended: float | None = None
     size: int = 0
     usage: Usage = field(factory=Usage)
+    bill: Usage = field(factory=Usage)
     end: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -131,26 +133,27 @@ def _ms(seconds: float | None) -> float | None:
 
 
 class Records:
-    """The latest requests by id. `wall` tells the time of day, `clock` measures."""
+    """The latest requests by id and by the key that sent them, as clients choose ids. `wall` tells
+    the time of day, `clock` measures."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, wall: Callable[[], float]) -> None:
         self._clock = clock
         self._wall = wall
-        self._kept: OrderedDict[str, Record] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | None, str], Record] = OrderedDict()
 
-    def open(self, id: str, path: str) -> Record:
+    def open(self, id: str, path: str, key: str | None = None) -> Record:
         """Begin a request's record."""
-        record = Record(id, path, self._wall(), self._clock.seconds())
-        self._kept[id] = record
-        self._kept.move_to_end(id)
+        record = Record(id, path, self._wall(), self._clock.seconds(), key=key)
+        self._kept[key, id] = record
+        self._kept.move_to_end((key, id))
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return record
 
-    def get(self, id: str) -> Record | None:
-        return self._kept.get(id)
+    def get(self, id: str, key: str | None = None) -> Record | None:
+        return self._kept.get((key, id))
 
     def last(self, key: str | None) -> Record | None:
         """The latest request that is over, of one key; None for any key where there are none."""

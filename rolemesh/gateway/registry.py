@@ -1,7 +1,7 @@
 """The one mutable map of backends: reports, checks and outcomes go in, candidates come out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -9,8 +9,10 @@ from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition, Health, Sign, step
 from rolemesh.core.model import Backend, BackendId, BackendState, Role
 from rolemesh.core.report import BackendReport, Registration
-from rolemesh.core.routing import Candidate, lacks
-from rolemesh.gateway.entries import READ_RATE, Entry, Node, Props, Standing, candidate
+from rolemesh.core.routing import Candidate
+from rolemesh.core.usage import Timings
+from rolemesh.gateway.entries import Entry, Node, Props
+from rolemesh.gateway.membership import Standing, candidates, place, standing
 
 LEASE = 15.0
 HEARTBEAT = 5.0
@@ -71,58 +73,34 @@ class Registry:
         """The backends of a role, each with its place in the role's order of preference."""
         found = self._members.get(role.name)
         if found is None:
-            placed = ((self._place(entry, role), entry) for entry in self._entries.values())
-            found = [(place, entry) for place, entry in placed if place is not None]
+            entries = self._entries.values()
+            placed = ((place(entry, role, self._announce), entry) for entry in entries)
+            found = [(at, entry) for at, entry in placed if at is not None]
             self._members[role.name] = found
         return found
 
-    def _place(self, entry: Entry, role: Role) -> int | None:
-        if role.name in entry.backend.barred:
-            return None
-        for place, target in enumerate(role.use):
-            if target.url is not None and target.url == entry.url:
-                return place
-            by_node = target.model is not None and entry.url is None
-            if by_node and target.model == entry.backend.model:
-                return place
-        if self._announce and role.name in entry.backend.roles:
-            return len(role.use)
-        return None
-
-    def standing(self, role: Role) -> Standing:
-        """How many of a role's backends are ready, and what the others lack."""
-        ready, contexts, missing = 0, [], []
-        members = self.members(role)
-        for _, entry in members:
-            lack = self._lack(entry, role)
-            if lack:
-                missing.append(f"{entry.backend.id} {lack}")
-                continue
-            ready += 1
-            if entry.backend.context:
-                contexts.append(entry.backend.context)
-        return Standing(ready, len(members), min(contexts, default=0), tuple(missing))
-
-    def _lack(self, entry: Entry, role: Role) -> str:
-        backend = entry.backend
-        labels = frozenset(backend.labels.items())
-        lack = lacks(backend.context, backend.tools, labels, role.require)
-        if lack:
-            return f"is not in '{role.name}': {lack}"
-        return "" if entry.ready else f"is {entry.note() or entry.health.condition.value}"
+    def standing(self, role: Role, lost: Collection[BackendId] = ()) -> Standing:
+        """How a role stands; without those that a request has `lost` this moment."""
+        return standing(role, self.members(role), lost)
 
     def candidates(
         self, role: Role, cached: Callable[[BackendId], tuple[int, int]]
     ) -> list[Candidate]:
         """A role's backends as one decision sees them; `cached` tells what a backend holds of the
         request, and what of another conversation it would forget, both in tokens."""
-        now, members = self._clock.seconds(), self.members(role)
-        rates = [entry.read_rate for _, entry in members if entry.read_rate is not None]
-        usual = max(rates, default=READ_RATE)  # so that those which have shown none are tried
-        return [
-            candidate(entry, place, role.name, now, usual, *cached(entry.backend.id))
-            for place, entry in members
-        ]
+        return candidates(role, self.members(role), self._clock.seconds(), cached)
+
+    def lives(self, name: str) -> bool:
+        """Whether a node speaks, or one of its backends answers."""
+        node = self._nodes.get(name)
+        if node is None:
+            return False
+        speaks = node.heard and node.until is not None and self._clock.seconds() < node.until
+        found = [self._entries.get(id) for id in node.backends]
+        return speaks or any(
+            entry is not None and entry.health.condition in (Condition.UP, Condition.EJECTED)
+            for entry in found
+        )
 
     # What is told
 
@@ -140,7 +118,9 @@ class Registry:
                 kept.tell(backend)
         self._regrouped()
 
-    def register(self, registration: Registration, backends: Iterable[Backend]) -> Node:
+    def register(
+        self, registration: Registration, backends: Iterable[Backend], token: str | None = None
+    ) -> Node:
         """Take in a node with all of its backends; those that it no longer names leave.
 
         What is older than what the node has said already is dropped.
@@ -152,7 +132,7 @@ class Registry:
             self._refuse_conflict(node, registration)
             if _is_older(registration, node):
                 return node
-        self._nodes[registration.node] = node = self._node_of(registration)
+        self._nodes[registration.node] = node = self._node_of(registration, token)
         reports = {report.id: report for report in registration.backends}
         for backend in backends:
             self._report(backend, reports.get(backend.id.backend))
@@ -162,7 +142,11 @@ class Registry:
         return node
 
     def restore(
-        self, registration: Registration, backends: Iterable[Backend], shared: bool = False
+        self,
+        registration: Registration,
+        backends: Iterable[Backend],
+        shared: bool = False,
+        token: str | None = None,
     ) -> None:
         """Take in a node that has not spoken here, in an earlier life or at another gateway.
 
@@ -172,7 +156,7 @@ class Registry:
         """
         known = self._nodes.get(registration.node)
         if known is None or not known.heard:
-            node = self.register(registration, backends)
+            node = self.register(registration, backends, token)
             node.heard = False
             node.until = None if shared else node.until
 
@@ -188,11 +172,12 @@ class Registry:
                 param="node",
             )
 
-    def _node_of(self, registration: Registration) -> Node:
+    def _node_of(self, registration: Registration, token: str | None) -> Node:
         now = self._clock.seconds()
         return Node(
             registration.node,
             plain=registration.plain,
+            token=token,
             instance=registration.instance,
             generation=registration.generation,
             until=None if registration.plain else now + LEASE,
@@ -216,7 +201,8 @@ class Registry:
             entry.health = Health(since=self._clock.seconds())  # a new process: judged afresh
             self._tell(self.on_down, backend.id)
         entry.tell(backend)
-        entry.node_state, entry.report, entry.leased = state, report, True
+        entry.hear(report, self._clock.seconds())
+        entry.node_state, entry.leased = state, True
         entry.draining = report is not None and report.draining is not None
 
     def stale(self, registration: Registration) -> bool:
@@ -302,15 +288,15 @@ class Registry:
         entry = self._entries[id]
         self._turn += 1
         entry.turns[role] = self._turn
-        entry.in_flight += 1
         entry.taken = self._clock.seconds()
+        entry.count(+1, entry.taken)
         entry.ahead += seconds
 
     def give(self, id: BackendId, seconds: float) -> None:
         """Count it out again."""
         entry = self._entries.get(id)
         if entry is not None:
-            entry.in_flight -= 1
+            entry.count(-1, self._clock.seconds())
             entry.ahead = max(0.0, entry.ahead - seconds) if entry.in_flight else 0.0
         else:
             self._left_behind -= Counter([id])
@@ -322,20 +308,17 @@ class Registry:
         if entry is not None:
             entry.busy_until = self._clock.seconds() + BUSY_PAUSE
 
-    def learn(self, id: BackendId, read_rate: float | None, write_rate: float | None) -> None:
-        """Take in how fast a backend was, in tokens a second."""
+    def learn(self, id: BackendId, timings: Timings) -> None:
+        """Take in how fast a backend was."""
         entry = self._entries.get(id)
-        if entry is None:
-            return
-        if read_rate:
-            entry.read_rate = _nearer(entry.read_rate, read_rate)
-        if write_rate:
-            entry.write_rate = _nearer(entry.write_rate, write_rate)
+        if entry is not None:
+            entry.reading = entry.reading.after(timings.prompt_n, timings.prompt_ms / 1000)
+            entry.writing = entry.writing.after(timings.predicted_n, timings.predicted_ms / 1000)
 
     # Inside
 
     def _put(self, entry: Entry) -> None:
-        entry.in_flight += self._left_behind.pop(entry.backend.id, 0)
+        entry.count(self._left_behind.pop(entry.backend.id, 0), self._clock.seconds())
         self._entries[entry.backend.id] = entry
         self._members.clear()
         for tell in self.on_backend:
@@ -371,7 +354,3 @@ class Registry:
 
 def _is_older(registration: Registration, node: Node) -> bool:
     return node.instance == registration.instance and registration.generation < node.generation
-
-
-def _nearer(known: float | None, seen: float) -> float:
-    return seen if known is None else known + 0.3 * (seen - known)

@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from rolemesh.config.gateway import load_gateway
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.roles import RoleBook
+from rolemesh.gateway.doors import Doors
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.nodes import NodeApi
 from rolemesh.gateway.registry import Registry
@@ -27,15 +28,19 @@ class Reload:
         clients: ClientApi,
         nodes: NodeApi,
         life: GatewayLife,
+        doors: Doors,
     ) -> None:
         self._path = path
         self._registry = registry
         self._clients = clients
         self._nodes = nodes
         self._life = life
+        self._doors = doors
 
     def __call__(self) -> None:
-        """Take the file's roles over, or say what is wrong with it and change nothing."""
+        """Read certificates again; take the file's roles over, or say what is wrong with it and
+        change nothing."""
+        self._doors.reload()
         try:
             settings = load_gateway(self._path, os.environ)
         except (ConfigError, OSError) as error:

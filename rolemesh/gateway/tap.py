@@ -4,58 +4,74 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 
 from rolemesh.config.gateway import GatewaySettings, load_gateway
+from rolemesh.config.keybook import FileBook, KeyBook
+from rolemesh.config.listeners import Listener
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import AddressPolicy, read_network
 from rolemesh.core.affinity import Memory
-from rolemesh.core.errors import Refusal
 from rolemesh.core.openai import Api
 from rolemesh.core.roles import RoleBook
 from rolemesh.gateway.admin import OperatorApi
 from rolemesh.gateway.admission import Admission
 from rolemesh.gateway.attempt import Attempt
 from rolemesh.gateway.commands import Orders
+from rolemesh.gateway.company import Company
 from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
+from rolemesh.gateway.doors import Doors
 from rolemesh.gateway.edge import Limits, build_site
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.front import Front
 from rolemesh.gateway.health import Checks
-from rolemesh.gateway.keys import Gatekeeper
+from rolemesh.gateway.hosts import Hosts
+from rolemesh.gateway.joins import JoinApi
+from rolemesh.gateway.keys import Failures, Gatekeeper
 from rolemesh.gateway.life import GatewayLife
-from rolemesh.gateway.listening import loopback_only
-from rolemesh.gateway.nodes import NodeApi, refuse_long_report
+from rolemesh.gateway.limits import KeyLimits
+from rolemesh.gateway.listening import exposed, is_own, loopback_only
+from rolemesh.gateway.nodes import NodeApi
+from rolemesh.gateway.pressure import Pressure
 from rolemesh.gateway.progress import Progress
 from rolemesh.gateway.records import Records
+from rolemesh.gateway.refusals import RefusalLog
+from rolemesh.gateway.registrations import LONGEST_REPORT, RegistrationPace
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.reload import Reload
+from rolemesh.gateway.revoking import Revoking
 from rolemesh.gateway.statics import static_backends
 from rolemesh.gateway.store.interface import NewerSchema, Prepared, Store, StoreFailed
 from rolemesh.gateway.store.keeper import Keeper
+from rolemesh.gateway.store.key_shelf import KeyShelf
 from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.store.sqlite import SqliteStore
+from rolemesh.gateway.tidying import Tidying
 from rolemesh.gateway.upstream import Upstream
+from rolemesh.gateway.usage import Ledger
 from rolemesh.gateway.web import ClientApi
+from rolemesh.lag import LagWatch
 from rolemesh.service import Listening, ServiceOptions, Signals, keep_steady, refuse
+from rolemesh.systemd import Systemd
+from rolemesh.tls.fresh import TlsProblem
 
 LONGEST_BODY = 32 * 2**20
+LONGEST_OF_ANYBODY = 4 * 2**10  # where no client was let in by its key
 _CLIENT_PATHS = frozenset(api.value.encode() for api in Api)
 CONNECTIONS = 4096  # half of them of one address, which may be a balancer's
 OWN_DESCRIPTORS = 24
 
-_log = Logger()
+T = TypeVar("T")
 
 
 class Options(ServiceOptions):
@@ -63,6 +79,8 @@ class Options(ServiceOptions):
 
     config_file = "models.yaml"
     config_variable = "ROLE_MESH_CONFIG"
+
+    listeners: tuple[Listener, ...]
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,16 +95,10 @@ class Options(ServiceOptions):
 
     def postOptions(self) -> None:
         super().postOptions()
-        self.endpoints = self.endpoints or list(self.settings.listen)
-        if self.settings.keys is None and not loopback_only(self.endpoints):
-            refuse(
-                [
-                    f"{self.config_path}: listening on {', '.join(self.endpoints)} without client"
-                    " keys would open this mesh to the network; make one with"
-                    f" `rolemesh keys add --file {self.config_path.parent / 'keys.yaml'}` and set"
-                    " `gateway: {keys: {file: keys.yaml}}`"
-                ]
-            )
+        self.listeners = tuple(map(Listener, self.endpoints)) or self.settings.listen
+        problems = list(exposed(self.settings, self.listeners, self.config_path))
+        if problems:
+            refuse(problems)
 
 
 def makeService(options: Options) -> MultiService:
@@ -94,19 +106,22 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor  # importing it earlier would choose it for everybody
 
     keep_steady(reactor)
+    shelf = KeyShelf()
     if options.settings.store is None:
         store: Prepared = SqliteStore(reactor, options.state_dir / "state.db", time.time)
     else:
-        store = _postgres(reactor, options.settings.store)
+        store = _postgres(reactor, options.settings.store, shelf)
     try:
         with suppress(StoreFailed):  # it is tried again while the gateway runs
             store.prepare()
     except NewerSchema as error:
         refuse([str(error)])
-    return gateway_service(reactor, options.settings, options.config_path, options.endpoints, store)
+    return gateway_service(
+        reactor, options.settings, options.config_path, options.listeners, store, shelf
+    )
 
 
-def _postgres(reactor: Any, url: str) -> Prepared:
+def _postgres(reactor: Any, url: str, shelf: KeyShelf) -> Prepared:
     try:
         from psycopg import ProgrammingError
 
@@ -114,19 +129,26 @@ def _postgres(reactor: Any, url: str) -> Prepared:
     except ImportError:
         refuse(["gateway.store is a database, which takes: pip install 'rolemesh[postgres]'"])
     try:
-        return PostgresStore(reactor, url)
+        return PostgresStore(reactor, url, shelf)
     except ProgrammingError:
         refuse(["gateway.store is no URL of a database: write postgresql://USER@HOST:PORT/NAME"])
 
 
 def gateway_service(
-    reactor: Any, settings: GatewaySettings, path: Path, endpoints: Sequence[str], store: Store
+    reactor: Any,
+    settings: GatewaySettings,
+    path: Path,
+    listeners: Sequence[Listener],
+    store: Store,
+    shelf: KeyShelf,
 ) -> MultiService:
     """A gateway with all of its objects, not yet listening."""
-    life, reload = build(reactor, settings, path, endpoints, store)
+    life, reload = build(reactor, settings, path, listeners, store, shelf)
+    systemd = Systemd(reactor, os.environ, os.getpid())
+    life.listening.on_open.append(systemd.ready)
     service = MultiService()
-    Signals(reactor, reload, life.hurry).setServiceParent(service)
-    life.setServiceParent(service)
+    for part in (systemd, Signals(reactor, reload, life.hurry, systemd), LagWatch(reactor), life):
+        part.setServiceParent(service)
     return service
 
 
@@ -134,8 +156,9 @@ def build(
     reactor: Any,
     settings: GatewaySettings,
     path: Path,
-    endpoints: Sequence[str],
+    listeners: Sequence[Listener],
     store: Store | None = None,
+    shelf: KeyShelf | None = None,
 ) -> tuple[GatewayLife, Reload]:
     """The gateway's one running object, and what a SIGHUP does to it. Without a store a restart
     forgets the nodes."""
@@ -150,7 +173,7 @@ def build(
     progress = Progress(reactor, registry, upstream, lambda id: dispatch.bytes_at(id))
     attempt = Attempt(reactor, upstream, progress)
     dispatch = Dispatch(reactor, registry, admission, attempt, memory)
-    keys = _gatekeeper(reactor, settings)
+    keys = _gatekeeper(reactor, settings, shelf or KeyShelf())
     book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
     store = store or MemoryStore()
     keeper = Keeper(
@@ -159,16 +182,23 @@ def build(
         lambda kept: nodes.restore(kept, store.shared),
         lambda node: nodes.drop(node),
     )
+    tidying = Tidying(registry, keeper, store, time.time, keeper.lost)
+    company = Company(reactor, store, uuid4().hex, settings.nodes.advertise, tidying.do)
     nodes = NodeApi(
         registry,
         keys,
         book,
-        _address_policy(settings, endpoints),
+        _address_policy(settings, listeners),
         settings.nodes.announce,
         lambda host: _resolve(reactor, host),
         keeper,
         time.time,
+        company,
+        RegistrationPace(reactor),
+        lambda address, port: is_own(address, port, listening.ports),
     )
+    limits = KeyLimits(reactor, time.time, lambda key: ledger.tokens(key))
+    ledger = Ledger(reactor, time.time, store, keeper.lost, limits.elsewhere)
     clients = ClientApi(
         reactor,
         keys,
@@ -181,45 +211,86 @@ def build(
         memory,
         int(time.time()),
         keeper,
+        limits,
+        ledger,
     )
     orders = Orders(reactor)
     operators = OperatorApi(reactor, keys, registry, orders)
     registry.set_static(static_backends(settings.roles.values()))
+    hosts = Hosts(settings.allowed_hosts, keyless=settings.keys is None)
     site = build_site(
-        Front(clients.app.resource(), nodes.app.resource(), operators.app.resource()),
+        Front(
+            clients.app.resource(),
+            nodes.app.resource(),
+            operators.app.resource(),
+            _joins(reactor, settings).app.resource(),
+        ),
         reactor,
         lambda: uuid4().hex,
         _limits(),
-        _refused_at_the_edge,
-        lambda request: _screen(request, keys),
+        RefusalLog(reactor),
+        lambda request: _screen(request, keys, pressure, hosts),
     )
-    listening = Listening(reactor, endpoints, site)
+    doors = _doors(reactor, listeners)
+    listening = Listening(reactor, doors.into(site))
     checks = Checks(reactor, registry, upstream, random.random)
+    pressure = Pressure(reactor, settings.memory_max)
     life = GatewayLife(
         reactor,
         listening,
         site,
-        (checks, progress, orders),
+        (checks, progress, orders, pressure, company, Revoking(reactor, registry, keys)),
         upstream,
         clients,
         keeper,
+        ledger,
         settings.drain,
     )
-    return life, Reload(path, registry, clients, nodes, life)
+    return life, Reload(path, registry, clients, nodes, life, doors)
 
 
-def _gatekeeper(reactor: Any, settings: GatewaySettings) -> Gatekeeper:
-    keys = Gatekeeper(reactor, settings.keys, settings.nodes.tokens)
+def _doors(reactor: Any, listeners: Sequence[Listener]) -> Doors:
+    doors = Doors(reactor, listeners, time.time)
     try:
-        keys.load()
+        doors.load()
+    except TlsProblem as problem:
+        refuse([f"gateway.listen: {problem}"])
+    return doors
+
+
+def _gatekeeper(reactor: Any, settings: GatewaySettings, shelf: KeyShelf) -> Gatekeeper:
+    keys, tokens = (
+        shelf if place == "store" else place for place in (settings.keys, settings.nodes.tokens)
+    )
+    gatekeeper = Gatekeeper(reactor, keys, tokens)
+    try:
+        gatekeeper.load()
     except ConfigError as error:
         refuse(map(str, error.problems))
-    return keys
+    return gatekeeper
 
 
-def _address_policy(settings: GatewaySettings, endpoints: Sequence[str]) -> AddressPolicy:
+def _joins(reactor: Any, settings: GatewaySettings) -> JoinApi:
+    def aside(act: Callable[[], T]) -> Deferred[T]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), act)
+
+    return JoinApi(_token_book(settings), aside, Failures(reactor), time.time)
+
+
+def _token_book(settings: GatewaySettings) -> KeyBook | None:
+    place = settings.nodes.tokens
+    if place != "store":
+        return FileBook(place) if place else None
+    from rolemesh.gateway.store.postgres_server import PostgresServer  # they take the driver
+    from rolemesh.gateway.store.storebook import StoreBook
+
+    return StoreBook(PostgresServer(settings.store or ""))
+
+
+def _address_policy(settings: GatewaySettings, listeners: Sequence[Listener]) -> AddressPolicy:
     networks = tuple(read_network(text) for text in settings.nodes.allowed_networks)
-    return AddressPolicy(networks, allow_loopback=loopback_only(endpoints))
+    at_home = loopback_only(each.endpoint for each in listeners)
+    return AddressPolicy(networks, allow_loopback=at_home)
 
 
 def _resolve(reactor: Any, host: str) -> Deferred[list[str]]:
@@ -247,22 +318,15 @@ def _limits() -> Limits:
     )
 
 
-def _screen(request: EdgeRequest, keys: Gatekeeper) -> None:
-    """Refuse a client without a good key, and too long a report, before the body is read."""
+def _screen(request: EdgeRequest, keys: Gatekeeper, pressure: Pressure, hosts: Hosts) -> None:
+    """Refuse a client without a good key and what there is no memory for, and bound what others may
+    send, before the body is read."""
+    hosts.check(request)
+    if request.path in _CLIENT_PATHS:
+        pressure.check()
     if request.path in _CLIENT_PATHS or request.path.startswith(b"/v1/roles/"):
-        keys.client(request)
-    if request.path.startswith(b"/v1/nodes/"):
-        refuse_long_report(request)
-
-
-def _refused_at_the_edge(refusal: Refusal, request_id: str, address: str) -> None:
-    _log.info(
-        "refused before it was a request: {code}",
-        code=refusal.code,
-        **{
-            "http.request.id": request_id,
-            "http.response.status_code": refusal.status,
-            "client.address": address,
-            "error.code": refusal.code,
-        },
-    )
+        request.key = keys.client(request)
+    elif request.path.startswith(b"/v1/nodes/"):
+        request.longest_body = LONGEST_REPORT
+    else:
+        request.longest_body = LONGEST_OF_ANYBODY

@@ -29,6 +29,8 @@ from zope.interface import implementer
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.model import Backend
 from rolemesh.gateway.connections import Endpoints, PlainAgent, Pool
+from rolemesh.gateway.lane import Lane
+from rolemesh.tls.client import objection
 
 
 class TryFailed(Exception):
@@ -81,12 +83,13 @@ class Upstream:
     A llama-server gets a fresh connection for each: it closes one after every stream whatever its
     head says, and to send again what failed on a kept one might kill it twice. With other servers
     connections are kept, and what fails on a kept one before a byte came is sent again over a
-    fresh one.
+    fresh one. None is kept where a name was pinned to an address: two nodes may use one name.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._pools = {kept: Pool(reactor, kept) for kept in (False, True)}
+        lane = Lane(reactor)
+        self._pools = {kept: Pool(reactor, kept, lane) for kept in (False, True)}
         self._agents: dict[tuple[float, bool], IAgent] = {}
 
     async def send(
@@ -104,11 +107,10 @@ class Upstream:
 
         :raises TryFailed: nothing came that is an answer.
         """
-        keep = not backend.llama_server
+        keep = not backend.llama_server and backend.address is None
         while True:
-            asking = self._ask(
-                backend, method, path, body, headers, self._agent(connect_timeout, keep)
-            )
+            agent = self._agent(connect_timeout, keep, backend.address)
+            asking = self._ask(backend, method, path, body, headers, agent)
             reused = self._pools[keep].reused
             try:
                 response = await _given_up_plainly(asking)
@@ -118,7 +120,8 @@ class Upstream:
                 if reused and _nothing_came(error):
                     keep = False
                     continue
-                raise TryFailed(_outcome_of(error), type(error).__name__) from None
+                why = objection(error) or type(error).__name__
+                raise TryFailed(_outcome_of(error), why) from None
             return response.original  # treq's wrapper has nothing that a proxy needs
 
     def close(self) -> Deferred[None]:
@@ -147,15 +150,17 @@ class Upstream:
             reactor=self._reactor,
         )
 
-    def _agent(self, connect_timeout: float, keep: bool) -> IAgent:
+    def _agent(self, connect_timeout: float, keep: bool, address: str | None) -> IAgent:
+        if address is not None:  # there is no end to these
+            return self._new_agent(connect_timeout, keep, address)
         agent = self._agents.get((connect_timeout, keep))
         if agent is None:
-            endpoints = Endpoints(self._reactor, connect_timeout)
-            agent = PlainAgent(
-                Agent.usingEndpointFactory(self._reactor, endpoints, self._pools[keep])
-            )
-            self._agents[connect_timeout, keep] = agent
+            agent = self._agents[connect_timeout, keep] = self._new_agent(connect_timeout, keep)
         return agent
+
+    def _new_agent(self, connect_timeout: float, keep: bool, address: str | None = None) -> IAgent:
+        endpoints = Endpoints(self._reactor, connect_timeout, address)
+        return PlainAgent(Agent.usingEndpointFactory(self._reactor, endpoints, self._pools[keep]))
 
 
 def _given_up_plainly(asking: Deferred[Any]) -> Deferred[Any]:

@@ -10,11 +10,13 @@ from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 
-from rolemesh.core.affinity import Chain, Memory, chain_of, session_of
+from rolemesh.core.affinity import Memory
+from rolemesh.core.chains import Chain, chain_of, session_of
 from rolemesh.core.errors import Refusal
 from rolemesh.core.keys import KeyRecord, Scope
 from rolemesh.core.model import BackendId, Role
 from rolemesh.core.openai import Api, Ask, read
+from rolemesh.core.rendezvous import lot_of
 from rolemesh.core.roles import RoleBook, Wanted
 from rolemesh.core.routing import Go, Need, No
 from rolemesh.gateway.admission import Admission, Want
@@ -24,9 +26,13 @@ from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper
+from rolemesh.gateway.limits import KeyLimits
+from rolemesh.gateway.membership import Standing
 from rolemesh.gateway.records import Record, Records, score_json
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.store.keeper import Keeper
+from rolemesh.gateway.usage import Ledger
+from rolemesh.gateway.usage_view import usage_json
 from rolemesh.gateway.warmth import KeepWarm
 
 LONGEST_WAIT = 600.0
@@ -51,6 +57,8 @@ class ClientApi:
     _memory: Memory
     _created: int
     _keeper: Keeper
+    _limits: KeyLimits
+    _ledger: Ledger
     draining: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
     _idle: Deferred[None] | None = field(default=None, init=False)
@@ -72,13 +80,13 @@ class ClientApi:
         roles = self._book(None).listed
         standings = {name: self._registry.standing(role) for name, role in roles.items()}
         anything = any(standing.ready for standing in standings.values())
-        good = anything and not self.draining
+        good = anything and not self.draining and self._keys.readable()
         request.setResponseCode(200 if good else 503)
-        told = {
-            name: {"ready": standing.ready, "total": standing.total, "missing": standing.missing}
-            for name, standing in standings.items()
-        }
-        return _json(request, {"status": self._status(good), "roles": told})
+        told: dict[str, Any] = {"status": self._status(good)}
+        sees = self._keys.seen_by(request) if self._keys.readable() else None
+        if sees is not None:
+            told["roles"] = {name: _told(each) for name, each in standings.items() if sees(name)}
+        return _json(request, told)
 
     def _status(self, good: bool) -> str:
         """In a word; degraded means that it serves, and would forget new nodes in a restart."""
@@ -104,15 +112,20 @@ class ClientApi:
     @app.route("/v1/requests/<id>", methods=["GET"])
     def request_record(self, request: EdgeRequest, id: str) -> bytes:
         key = self._keys.client(request, Scope.MODELS)
-        record = self._records.last(key.id if key else None) if id == "last" else None
-        record = record or self._records.get(id)
-        if record is None or (key is not None and record.key != key.id):
+        own = key.id if key else None
+        record = self._records.last(own) if id == "last" else None
+        record = record or self._records.get(id, own)
+        if record is None:
             raise Refusal("unknown_url", "No such request of this key is remembered.")
         return _json(request, record.as_json())
 
+    @app.route("/v1/usage", methods=["GET"])
+    def usage(self, request: EdgeRequest) -> bytes:
+        return _json(request, usage_json(request, self._keys, self._ledger))
+
     @app.route("/v1/roles/<role>/explain", methods=["POST"])
     def explain(self, request: EdgeRequest, role: str) -> bytes:
-        key = self._keys.client(request)
+        key = request.key or self._keys.client(request)
         ask = read(Api.CHAT, request.content.read() or b"{}")
         wanted = self._wanted(role, key)
         want = self._want(request, ask, wanted, key, self._chain(request, ask))
@@ -133,8 +146,9 @@ class ClientApi:
 
     async def relay(self, request: EdgeRequest, api: Api) -> None:
         """Answer one request of a client by a backend."""
-        record = self._records.open(request.request_id, api.value)
-        working = Deferred.fromCoroutine(self._answer(request, api, record))
+        key = request.key or self._keys.client(request)
+        record = self._records.open(request.request_id, api.value, key.id if key else None)
+        working = Deferred.fromCoroutine(self._answer(request, api, record, key))
         self._under_way.add(working)
         try:
             await self._unless_stopped(working, record)
@@ -150,6 +164,7 @@ class ClientApi:
             raise
         finally:
             self._under_way.discard(working)
+            self._ledger.ended(record)
             self._records.close(record)
             # Klein finishes the response only behind this coroutine.
             self._clock.callLater(0, self._tell_idle)
@@ -182,18 +197,28 @@ class ClientApi:
         for working in tuple(self._under_way):
             working.cancel()
 
-    async def _answer(self, request: EdgeRequest, api: Api, record: Record) -> None:
-        key = self._keys.client(request)
-        record.key = key.id if key else None
+    async def _answer(
+        self, request: EdgeRequest, api: Api, record: Record, key: KeyRecord | None
+    ) -> None:
         if self.draining:
             request.setHeader("connection", "close")
             raise _draining()
         _refuse_other_types(request)
+        leave = self._limits.enter(key, request)
+        try:
+            await self._answer_within_limits(request, api, record, key)
+        finally:
+            leave()
+
+    async def _answer_within_limits(
+        self, request: EdgeRequest, api: Api, record: Record, key: KeyRecord | None
+    ) -> None:
         body = request.content.read()
         ask = await self._read(api, body)
         record.asked, record.stream = ask.model, ask.stream
         wanted = self._wanted(ask.model, key)
         record.role = wanted.role.name
+        self._ledger.began(record)
         chain = self._chain(request, ask)
         wants = [self._want(request, ask, each, key, chain) for each in self._in_turn(wanted)]
         identity = blake2b(body, digest_size=16).digest()
@@ -236,7 +261,13 @@ class ClientApi:
         until = self._clock.seconds() + _wait(request, wanted.role)
         output = _output(ask)
         return Want(
-            Need(wanted.role, tokens, wanted.node, slotless=not ask.api.generates),
+            Need(
+                wanted.role,
+                tokens,
+                wanted.node,
+                slotless=not ask.api.generates,
+                lot=lot_of(chain, ask.api),
+            ),
             owner,
             chain.party,
             until,
@@ -295,6 +326,10 @@ def _route(api: Api) -> None:
 
 for _api in Api:
     _route(_api)
+
+
+def _told(standing: Standing) -> dict[str, Any]:
+    return {"ready": standing.ready, "total": standing.total, "missing": standing.missing}
 
 
 def _phase(record: Record) -> str:

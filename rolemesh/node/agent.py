@@ -17,6 +17,7 @@ from rolemesh.config.node import Run
 from rolemesh.node.address import OwnAddress
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.machine import Machine
+from rolemesh.node.past import Past
 from rolemesh.node.reporter import Reporter
 from rolemesh.node.supervisor import Server
 
@@ -24,16 +25,22 @@ from rolemesh.node.supervisor import Server
 class Servers:
     """This node's llama-servers, one for each entry of the file.
 
-    What an earlier agent left is ended before the first one starts. They start when their address
-    is known; those that name GPUs also wait for NVML's first word.
+    What an earlier agent left is ended before the first one starts, or adopted. They start when
+    their address is known; those that name GPUs also wait for NVML's first word.
     """
 
     def __init__(
-        self, make: Callable[[Run], Server], machine: Machine, address: OwnAddress, gpus: Gpus
+        self,
+        make: Callable[[Run], Server],
+        machine: Machine,
+        past: Past,
+        address: OwnAddress,
+        gpus: Gpus,
     ) -> None:
         self.running: tuple[Server, ...] = ()
         self._make = make
         self._machine = machine
+        self._past = past
         self._address = address
         self._gpus = gpus
         self._lock = DeferredLock()
@@ -50,15 +57,32 @@ class Servers:
             self._lock.release()
 
     async def stop(self) -> None:
-        """Stop all at once, for good, until all are gone or given up."""
+        """Stop all at once, for good, until all are gone or given up; those that are to outlive
+        us are left alone."""
         self._closed = True
-        await gatherResults([server.stop() for server in self.running])
-        await self._machine.settle()
+        stopping = [server for server in self.running if not server.leave()]
+        await gatherResults([server.stop() for server in stopping])
+        await self._past.settle()
 
     def kill(self) -> None:
-        """End all this instant."""
+        """End all this instant that are not to outlive us."""
         for server in self.running:
-            server.kill()
+            if not self._machine.keeps(server.run):
+                server.kill()
+
+    def woke(self) -> None:
+        """The machine slept."""
+        for server in self.running:
+            server.woke()
+
+    def settled(self) -> bool:
+        """Whether it is known how those are that ran before us."""
+        waiting = any(self._past.waits_for(server.run) for server in self.running)
+        return not (self._first or waiting or any(server.settling for server in self.running))
+
+    def lasting(self) -> bool:
+        """Whether one of them goes on when we end."""
+        return any(self._machine.keeps(server.run) for server in self.running)
 
     def _gpus_changed(self) -> None:
         for server in self.running:
@@ -66,11 +90,11 @@ class Servers:
 
     async def _replace(self, wanted: dict[str, Run]) -> None:
         if self._first:
-            await self._machine.end_survivors()
-            self._first = False
+            await self._past.end_survivors(wanted)
         staying = {s.run.id: s for s in self.running if wanted.get(s.run.id) == s.run}
         await self._end([s for s in self.running if s.run.id not in staying])
         self.running = tuple(staying.get(id) or self._make(run) for id, run in wanted.items())
+        self._first = False
         self._machine.address = await self._address.find()
         fresh = [server for server in self.running if server.run.id not in staying]
         await self._start(fresh)
@@ -81,15 +105,14 @@ class Servers:
             self._machine.close_door(server.run)
 
     async def _start(self, servers: Iterable[Server]) -> None:
-        for server in sorted(servers, key=_names_gpus):
-            if _names_gpus(server):
+        for server in sorted(servers, key=self._waits_for_gpus):
+            if self._waits_for_gpus(server):
                 await self._gpus.settled
             if not self._closed:
                 server.start()
 
-
-def _names_gpus(server: Server) -> bool:
-    return server.run.gpu.wanted
+    def _waits_for_gpus(self, server: Server) -> bool:
+        return server.run.gpu.wanted and not self._past.waits_for(server.run)
 
 
 class Agent(Service):
@@ -123,23 +146,25 @@ class Agent(Service):
     def run(self, runs: tuple[Run, ...]) -> Deferred[None]:
         """Run these entries from now on. Fires when what left is gone and what came is started."""
         self._starting = starting = Deferred.fromCoroutine(self._servers.run(runs))
-        return starting.addErrback(self._not_started)
+        starting.addErrback(self._not_started)
+        return starting.addCallback(lambda _: self._reporter.changed())
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     def kill(self) -> None:
-        """End all servers this instant: the agent has no more time."""
+        """End all servers this instant that are not to outlive us: there is no more time."""
         self._servers.kill()
 
     async def _stop(self) -> None:
-        """Gateways first, so that they send nothing more, then all servers at once."""
+        """Gateways first, so that they send nothing more, then all servers at once. Where one goes
+        on, gateways go on with it: the next agent has a lease's time to come."""
         if self._starting is not None:
             self._starting.cancel()
         for each in self._hearing:
             await maybeDeferred(each.stopService)
-        await self._reporter.stop()
+        await self._reporter.stop(farewell=not self._servers.lasting())
         await self._servers.stop()
         self._gpus.stopService()
 

@@ -27,14 +27,16 @@ from rolemesh.core.commands import (
     read_taken,
 )
 from rolemesh.core.endings import backoff
+from rolemesh.core.gateways import next_try
 from rolemesh.core.report import encode
 from rolemesh.core.sse import BrokenStream, Splitter
 from rolemesh.node.calls import Caller
 from rolemesh.node.commands import Operator, Tail
+from rolemesh.tls.client import Untrusted
 
 OPENING = 5.0  # seconds that a gateway may take to open the stream
 SILENCE = 30.0  # seconds; a gateway says every ten that it is there
-FIRST_RETRY, LAST_RETRY = 1.0, 30.0  # seconds
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0  # seconds between tries to tell a result
 UNKNOWN_RETRY = 2.0  # seconds; whoever does not know us yet will once we are registered
 REFUSED_RETRY = 60.0  # seconds; whoever refuses our token is not asked again at once
 TRIES = 6  # to tell a result
@@ -81,6 +83,7 @@ class CommandStream(Service):
         self._under_way: set[Deferred[None]] = set()
         self._listening: Deferred[None] | None = None
         self._failures = 0
+        self._away_since = 0.0
         self._said = ""
 
     def startService(self) -> None:
@@ -108,13 +111,18 @@ class CommandStream(Service):
                 await deferLater(self._clock, self._wait(problem))
 
     def _wait(self, problem: Exception) -> float:
+        if isinstance(problem, Untrusted):
+            return REFUSED_RETRY
         match getattr(problem, "status", 0):
             case 401 | 403:
                 return REFUSED_RETRY
             case 409 | 410:
                 return UNKNOWN_RETRY
+        now = self._clock.seconds()
+        if not self._failures:
+            self._away_since = now
         self._failures += 1
-        return backoff(self._failures, FIRST_RETRY, LAST_RETRY, self._random())
+        return next_try(self._failures, now - self._away_since, self._random())
 
     async def _listen(self) -> None:
         headers = Headers({"user-agent": [f"rolemesh-node/{rolemesh.__version__}"]})

@@ -1,6 +1,5 @@
 """Whether a model will fit on this machine now: its file's head against what is free."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from attrs import frozen
 from rolemesh.config.node import Run
 from rolemesh.core.fit import Fit, Place, Wish, fit
 from rolemesh.core.gguf import PREFIX, Header, NotGguf, read_header
+from rolemesh.core.naming import parts
 from rolemesh.core.report import GpuProcess, GpuReport
-
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf\Z")
 
 
 @frozen
@@ -36,17 +34,7 @@ def read_weights(file: Path) -> Weights:
         header = read_header(prefix)
     except NotGguf:
         header = Header()
-    return Weights(header, sum(part.stat().st_size for part in _parts(file)))
-
-
-def _parts(file: Path) -> Sequence[Path]:
-    found = _PART.search(file.name)
-    if found is None:
-        return [file]
-    count = found[1]
-    stem = file.name[: found.start()]
-    names = (f"{stem}-{n:05}-of-{count}.gguf" for n in range(1, int(count) + 1))
-    return [file.with_name(name) for name in names]
+    return Weights(header, sum(file.with_name(part).stat().st_size for part in parts(file.name)))
 
 
 def estimate(

@@ -14,7 +14,8 @@ from rolemesh.node.proc import Process, boot_id, process
 
 
 class Identity(Struct, frozen=True):
-    """One server of ours. `started` and `boot` tell its pid from any other use of that number."""
+    """One server of ours. `started` and `boot` tell its pid from any other use of that number;
+    `wish` is a hash of all that its entry of the file asked for."""
 
     backend: str
     pid: int
@@ -25,6 +26,8 @@ class Identity(Struct, frozen=True):
     port: int
     gpus: tuple[str, ...]
     instance: str
+    host: str = ""
+    wish: str = ""
 
     def alive(self) -> Process | None:
         """The process itself, None when it is gone, whoever has its pid now."""
@@ -72,6 +75,26 @@ class Records:
             with suppress(OSError, msgspec.MsgspecError):
                 found.append(msgspec.json.decode(file.read_bytes(), type=Identity))
         return found
+
+    def prepare(self) -> Path:
+        """The folder, when it takes what is written.
+
+        :raises OSError: when it does not.
+        """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        probe = self._folder / ".probe"
+        try:
+            with probe.open("wb") as output:
+                output.write(bytes(4096))
+                output.flush()
+                os.fsync(output.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+        return self._folder
+
+    def output_of(self, backend: str) -> Path:
+        """Where a server writes that outlives us."""
+        return self._folder / f"{backend}.log"
 
     def _file(self, backend: str) -> Path:
         return self._folder / f"{backend}.json"

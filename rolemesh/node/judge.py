@@ -18,6 +18,8 @@ from rolemesh.core.vigil import (
     verdict,
 )
 
+LONG_AGO = 3600.0  # seconds; whoever answered then answers no question of today
+
 
 class Judged(Protocol):
     """A server as its judge sees it."""
@@ -54,6 +56,11 @@ class Judge:
         """For how many seconds nothing has moved."""
         return self._vigil.still
 
+    @property
+    def silent(self) -> float:
+        """For how many seconds no question was answered."""
+        return self._clock.seconds() - self._heard_at
+
     def forget(self) -> None:
         """Nothing is known of the process that comes."""
         self.signs, self.pulse, self._vigil = Signs(), Pulse(), Vigil()
@@ -74,13 +81,18 @@ class Judge:
         if pulse.answered:
             self._heard_at = self._clock.seconds()
 
+    def doubt(self) -> None:
+        """What it said before counts no more; judge anew."""
+        if self._loop.running:
+            self._heard_at = self._clock.seconds() - LONG_AGO
+            self._look()
+
     def _look(self) -> None:
         now = self._clock.seconds()
         self.signs = self._server.look()
         self._vigil = self._vigil.seeing(self._progress(), now - self._seen_at)
         self._seen_at = now
-        silent = now - self._heard_at
-        event = verdict(self._server.state, self.still, silent, self._patience)
+        event = verdict(self._server.state, self.still, self.silent, self._patience)
         if event is not None:
             self._server.judged(event, self.still)
 

@@ -1,6 +1,7 @@
 """Stands between the agent and a program: `python -I -S launcher.py AGENT_PID PROGRAM ARG…`.
 
 It gives the program a session of its own and a death that follows the agent's, then becomes it.
+With 0 in the place of the agent's pid the program lives on when the agent ends.
 Nothing but the standard library is at hand here, and nothing of RoleMesh is imported.
 """
 
@@ -20,8 +21,9 @@ _PR_SET_PDEATHSIG = 1
 def main(agent: int, command: list[str]) -> int:
     """Become the command; returns an exit code only where that is impossible."""
     os.setsid()
-    _die_with_parent()
-    if os.getppid() != agent:  # it was gone before the order above could take hold
+    if agent:
+        _die_with_parent()
+    if agent not in (0, os.getppid()):  # it was gone before the order above could take hold
         return ORPHANED
     _leave_no_trace_of_python()
     try:

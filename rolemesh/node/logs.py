@@ -102,6 +102,10 @@ class ServerLog:
         self._ring.clear()
         self._secrets = tuple(filter(None, secrets))
 
+    def recall(self, lines: Iterable[bytes]) -> None:
+        """What it wrote under an earlier agent, which has logged it."""
+        self._ring.extend(lines)
+
     def cutter(self) -> LineCutter:
         """Where one stream of the process goes."""
         return LineCutter(self._take)

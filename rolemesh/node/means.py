@@ -1,6 +1,6 @@
 """What a llama-server's life is made with: the words between its supervisor and the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from attrs import field, frozen
@@ -10,7 +10,8 @@ from rolemesh.config.node import Restart, Run
 from rolemesh.core.endings import Ending, Reason
 from rolemesh.core.vigil import Patience, Pulse, Signs
 from rolemesh.node.host import base_url
-from rolemesh.node.process import Child
+from rolemesh.node.logs import LineCutter
+from rolemesh.node.process import Child, Exit
 
 
 @frozen
@@ -25,6 +26,42 @@ class Door:
     @property
     def url(self) -> str:
         return base_url(self.host, self.port)
+
+
+class Process(Protocol):
+    """A server's process, a child of ours or adopted."""
+
+    pid: int
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it and all that it forked."""
+
+    def leave(self) -> None:
+        """Let it go on without us."""
+
+
+@frozen
+class Taken:
+    """A server that an earlier agent left running: where it answers, its process, its age in
+    seconds, its GPUs, the words that its log must not show, and its last lines. `watch` has its
+    end told."""
+
+    door: Door
+    process: "Watched"
+    age: float
+    gpus: tuple[str, ...] = ()
+    secrets: Sequence[str] = ()
+    tail: Sequence[bytes] = ()
+
+
+class Watched(Process, Protocol):
+    """A process that is not our child."""
+
+    def watch(self) -> None:
+        """Tell its end from now on, and what it writes until then."""
 
 
 @frozen
@@ -57,6 +94,15 @@ class Stranger(Exception):
 
 class Ground(Protocol):
     """Where servers run; `node.machine.Machine` is this machine."""
+
+    async def adopt(
+        self, run: Run, cutter: LineCutter, exited: Callable[[Exit], None]
+    ) -> Taken | None:
+        """Take over what an earlier agent left running for it, None where there is nothing; its
+        lines go to the cutter, its end is told once."""
+
+    def keeps(self, run: Run) -> bool:
+        """Whether its process may go on without us."""
 
     async def make_room(self, run: Run) -> None:
         """End what an earlier start left, and see that there is a model and a GPU to run it on.

@@ -1,10 +1,12 @@
 """Asks a llama-server whether it is ready, whether it is ours, and how busy it is."""
 
 import json
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -15,6 +17,7 @@ from rolemesh.node.calls import Answer, Caller
 from rolemesh.node.means import Door, Facts, Stranger
 
 LARGE = 1024 * 1024  # bytes; /props carries the model's chat template
+_WAITING = re.compile(rb"^llamacpp:requests_deferred ([0-9]{1,6})(?:\.0*)?\s*$", re.MULTILINE)
 FIRST_PAUSE = 0.1  # seconds between the first questions; doubles up to the configured interval
 
 
@@ -49,9 +52,18 @@ class Probe:
         Silence is told as such: nobody may take the last answer for a new one.
         """
         while True:
-            answer = await self._ask(door, "/slots", door.key)
-            tell(Pulse() if answer is None else _pulse(_json(answer)))
+            tell(await self._pulse(door))
             await deferLater(self._clock, max(LOOK_EVERY, self._health.interval))
+
+    async def _pulse(self, door: Door) -> Pulse:
+        answer = await self._ask(door, "/slots", door.key)
+        if answer is None:
+            return Pulse()
+        slots = _json(answer)
+        pulse = _pulse(slots)
+        if not pulse.busy or pulse.busy < len(slots):
+            return pulse
+        return evolve(pulse, waiting=_waiting(await self._ask(door, "/metrics", door.key)))
 
     async def _identify(self, door: Door) -> Facts | None:
         """The facts; None when it stopped answering meanwhile.
@@ -98,6 +110,12 @@ def _pulse(slots: Any) -> Pulse:
     read = [(slot.get("id_task"), slot.get("n_prompt_tokens_processed")) for slot in busy]
     produced = tuple(map(str, zip(read, written, strict=True)))
     return Pulse(True, len(busy), produced, reading=not all(written))
+
+
+def _waiting(metrics: Answer | None) -> int:
+    """The requests that it keeps until a slot is free; none where a build does not tell."""
+    found = _WAITING.search(metrics.body) if metrics is not None else None
+    return int(found[1]) if found else 0
 
 
 def _written(slot: dict[str, Any]) -> int:

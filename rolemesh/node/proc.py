@@ -1,10 +1,11 @@
 """What Linux tells of processes under /proc; elsewhere there is nothing to be read, and no more.
 
-Only `carries` can wait: a process that the kernel holds may hold its own memory.
+Only `carries` and `variable` can wait: a process that the kernel holds may hold its own memory.
 """
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -92,6 +93,32 @@ def carries(found: Process, tag: str) -> bool:
         wanted = f"\0{VARIABLE}={tag}".encode()
         return wanted + (b"" if tag.endswith(":") else b"\0") in environment
     return False
+
+
+def variable(found: Process, name: str) -> str | None:
+    """What stands under a name in the environment that a process was started with."""
+    with suppress(OSError):
+        for each in (PROC / str(found.pid) / "environ").read_bytes().split(b"\0"):
+            key, equals, value = each.partition(b"=")
+            if equals and key == name.encode():
+                return value.decode(errors="replace")
+    return None
+
+
+def age(found: Process) -> float:
+    """Seconds since it was started, also those that the machine slept."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - found.started / _TICKS)
+
+
+def opened(found: Process) -> int | None:
+    """A handle on this very process, None when it is gone, whoever has its pid now."""
+    with suppress(OSError):
+        handle = os.pidfd_open(found.pid)
+        now = process(found.pid)
+        if now is not None and now.same == found.same and not now.ended:
+            return handle
+        os.close(handle)
+    return None
 
 
 def kill(found: Process) -> None:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IProcessTransport, IReactorProcess, IReadDescriptor
 from twisted.internet.protocol import ProcessProtocol
@@ -30,11 +31,27 @@ class Exit:
     signal: int | None
 
 
+class Output(Protocol):
+    """Where a process writes that is to outlive us; `node.logfile.LogFile` is one."""
+
+    descriptor: int
+
+    def start(self, deliver: Callable[[bytes], None]) -> None:
+        """Deliver what is written from now on."""
+
+    def finish(self) -> Deferred[None]:
+        """Deliver the rest. Fires when that is done, or cannot be."""
+
+    def leave(self) -> None:
+        """Read no more; whoever writes goes on."""
+
+
 class Child(ProcessProtocol):
     """A process in a session of its own.
 
     `exited` is called once, when the process is gone and what it last said has been read; whoever
-    else holds its pipes does not delay that.
+    else holds its pipes does not delay that. One with an `output` writes there, and lives on when
+    we end.
     """
 
     transport: IProcessTransport
@@ -42,6 +59,7 @@ class Child(ProcessProtocol):
     def __init__(self, out: LineCutter, err: LineCutter, exited: Callable[[Exit], None]) -> None:
         self._streams = {1: out, 2: err}
         self._exited = exited
+        self.output: Output | None = None
         self.pid = 0
 
     def connectionMade(self) -> None:
@@ -49,13 +67,29 @@ class Child(ProcessProtocol):
         self.transport.closeStdin()
         for pipe in self._pipes():
             _widen(pipe)
+        if self.output is not None:
+            self.output.start(self._streams[1].feed)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._streams[childFD].feed(data)
 
     def processExited(self, reason: Failure) -> None:
+        if self.output is not None:
+            self._signal_group(signal.SIGKILL)
+            self.output.finish().addBoth(lambda _: self._gone(reason))
+            return
         self._read_last_words()
         self._signal_group(signal.SIGKILL)  # what it forked must not keep its port or its GPU
+        self._gone(reason)
+
+    def leave(self) -> None:
+        """Read no more; one with an output goes on."""
+        if self.output is not None:
+            self.output.leave()
+
+    def _gone(self, reason: Failure) -> None:
+        for stream in self._streams.values():
+            stream.flush()
         self._exited(_exit_of(reason))
 
     def terminate(self) -> None:
@@ -72,8 +106,6 @@ class Child(ProcessProtocol):
         """Take what the pipes still hold; the cause of the end is in it."""
         for pipe in self._pipes():
             _empty(pipe)
-        for stream in self._streams.values():
-            stream.flush()
         self.transport.loseConnection()  # another holder of the pipes must not keep them open
 
     def _pipes(self) -> list[Any]:
@@ -113,12 +145,17 @@ def _exit_of(reason: Failure) -> Exit:
 def run_child(
     reactor: IReactorProcess, child: Child, command: Sequence[str], env: Mapping[str, str]
 ) -> None:
-    """Run a program through the launcher, so that it cannot outlive this process.
+    """Run a program through the launcher, so that it cannot outlive this process, unless it has an
+    `output` beyond it.
 
     The program's own absence shows as an exit; to be called from the main thread, whose end is
     what the kernel takes for the agent's.
 
     :raises OSError: when not even the launcher can be run.
     """
-    args = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command]
-    reactor.spawnProcess(child, sys.executable, args, env=dict(env))
+    agent = os.getpid() if child.output is None else 0
+    args = [sys.executable, "-I", "-S", str(LAUNCHER), str(agent), *command]
+    fds: dict[int, Any] | None = None
+    if child.output is not None:
+        fds = {0: "w", 1: child.output.descriptor, 2: child.output.descriptor}
+    reactor.spawnProcess(child, sys.executable, args, env=dict(env), childFDs=fds)

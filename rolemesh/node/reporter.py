@@ -1,236 +1,156 @@
-"""Tells each gateway what this node serves: on a beat, at once on a change, for ever."""
+"""All gateways of this node: those that its file names, and those of which these tell."""
 
 from collections.abc import Callable, Sequence
-from enum import Enum
+from functools import partial
+from typing import Any, Protocol
 
-import msgspec
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from attrs import frozen
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rolemesh.core.endings import backoff
+from rolemesh.core.gateways import Learned, hear, spelled
 from rolemesh.core.local import GatewayStanding
-from rolemesh.core.report import Accepted, Registration, encode, read_accepted
-from rolemesh.node.calls import Answer, Caller
+from rolemesh.core.report import Accepted
+from rolemesh.node.link import Link
 
-BEAT = 5.0  # seconds, until a gateway says otherwise
-FASTEST_BEAT, SLOWEST_BEAT = 0.5, 60.0
-SOON = 0.05  # seconds in which changes are gathered into one report
-FIRST_RETRY, LAST_RETRY = 1.0, 30.0
-REFUSED_RETRY = 60.0  # seconds; whoever refuses our token is not asked again at once
-FAREWELL = 2.0  # seconds
+HOLD = 5.0  # seconds that the first report may wait for servers that run already
 
 
-class Standing(Enum):
-    """How we stand with a gateway."""
+class Orders(Protocol):
+    """By which a gateway's orders come; `node.command_stream.CommandStream` is one."""
 
-    UNKNOWN = "unknown"
-    REGISTERED = "registered"
-    UNREACHABLE = "unreachable"
-    REFUSED = "refused"
+    def startService(self) -> object:
+        """Listen."""
+
+    def stopService(self) -> object:
+        """Listen no more."""
 
 
-class Link:
-    """One gateway, told by itself: another one's silence does not hold it up.
+@frozen
+class Contact:
+    """One gateway: it is told by its link, and orders by its stream."""
 
-    `snapshot` gives what is to be told; `random` gives 0 to 1.
+    link: Link
+    orders: Orders
+
+
+class Remembering(Protocol):
+    """Who keeps what is learned; `node.book.Book` does."""
+
+    def load(self) -> list[str]:
+        """What was learned in an earlier life."""
+
+    def keep(self, learned: Sequence[str]) -> None:
+        """Have it for the next one."""
+
+
+class Reporter:
+    """Tells every gateway, and learns of others from what they answer.
+
+    `contact` makes the contact to a URL, whose good answers go to the function that it is given.
+    Nothing is told before `settled`, as what runs already would then seem to be gone; but not
+    longer than `HOLD`.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        url: str,
-        token: str | None,
-        caller: Caller,
+        node: str,
+        configured: Sequence[str],
+        contact: Callable[[str, Callable[[Accepted], None]], Contact],
         clock: IReactorTime,
-        snapshot: Callable[[], Registration],
-        random: Callable[[], float],
+        book: Remembering,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.standing = Standing.UNKNOWN
-        self._url = url.rstrip("/")
-        self._token = token
-        self._caller = caller
-        self._clock = clock
-        self._snapshot = snapshot
-        self._random = random
-        self._beat = BEAT
-        self._failures = 0
-        self._said = ""
-        self._refusals: tuple[str, ...] = ()
-        self._loop = LoopingCall(self._tell)
-        self._telling: Deferred[None] | None = None
-        self._news = False
-        self._timer: IDelayedCall | None = None
-
-    def start(self) -> None:
-        """Tell it now, and then on the beat."""
-        self._begin_loop(now=True)
-
-    def changed(self) -> None:
-        """Something is new: tell it soon. A gateway that is away hears it when it is back."""
-        if self._telling is not None:
-            self._news = True
-        elif self._timer is None and self.standing is Standing.REGISTERED:
-            self._later(SOON)
-
-    def about(self) -> GatewayStanding:
-        """How we stand with it, and what was last said about that."""
-        return GatewayStanding(self._url, self.standing.value, self._said)
-
-    async def stop(self, node: str) -> None:
-        """Tell no more, and try for two seconds to say that the node leaves."""
-        self._stop_loop()
-        self._news = False
-        if self._telling is not None:
-            self._telling.cancel()
-        if self.standing is Standing.REGISTERED:
-            self.standing = Standing.UNKNOWN
-            await self._say_farewell(node)
-
-    async def _say_farewell(self, node: str) -> None:
-        url = f"{self._url}/v1/nodes/{node}"
-        try:
-            await self._caller.call("DELETE", url, bearer=self._token, timeout=FAREWELL)
-        except Exception as problem:
-            self._log.info(
-                "{gateway}: not told that we leave: {why}", gateway=self._url, why=_words(problem)
-            )
-
-    def _tell(self) -> Deferred[None]:
-        self._news = False
-        self._telling = telling = Deferred.fromCoroutine(self._exchange())
-        return telling.addBoth(lambda _: self._told())
-
-    def _told(self) -> None:
-        """One report is through or lost; whatever went wrong, there will be another one."""
-        self._telling = None
-        if self._news and self.standing is Standing.REGISTERED:
-            self._later(SOON)
-
-    async def _exchange(self) -> None:
-        try:
-            answer = await self._send()
-        except CancelledError:
-            raise
-        except Exception as problem:
-            self._unreachable(_words(problem))
-        else:
-            self._hear(answer)
-
-    async def _send(self) -> Answer:
-        """A heartbeat; a full registration where the gateway does not know us (again)."""
-        snapshot = self._snapshot()
-        body = encode(snapshot)
-        if self.standing is Standing.REGISTERED:
-            url = f"{self._url}/v1/nodes/{snapshot.node}/heartbeat"
-            answer = await self._caller.call("POST", url, bearer=self._token, body=body)
-            if answer.status not in (404, 410):
-                return answer
-        url = f"{self._url}/v1/nodes/register"
-        return await self._caller.call("POST", url, bearer=self._token, body=body)
-
-    def _hear(self, answer: Answer) -> None:
-        if answer.status in (401, 403):
-            self._pause(Standing.REFUSED, f"it refuses us: {_message(answer)}", REFUSED_RETRY)
-        elif answer.status // 100 != 2:
-            self._unreachable(f"it answered {answer.status}: {_message(answer)}")
-        else:
-            self._read(answer)
-
-    def _read(self, answer: Answer) -> None:
-        try:
-            accepted = read_accepted(answer.body)
-        except msgspec.MsgspecError as problem:
-            self._unreachable(f"its answer is not a gateway's: {problem}")
-        else:
-            self._accepted(accepted)
-
-    def _accepted(self, accepted: Accepted) -> None:
-        self._failures = 0
-        self._stand(Standing.REGISTERED, "registered")
-        self._tell_refusals(accepted)
-        beat = min(max(accepted.heartbeat_s, FASTEST_BEAT), SLOWEST_BEAT)
-        if beat != self._beat:
-            self._beat = beat
-            self._begin_loop(now=False)
-
-    def _tell_refusals(self, accepted: Accepted) -> None:
-        refusals = tuple(f"{one.backend}: {one.message} ({one.code})" for one in accepted.refused)
-        for refusal in refusals if refusals != self._refusals else ():
-            self._log.warn("{gateway} does not take {refusal}", gateway=self._url, refusal=refusal)
-        self._refusals = refusals
-
-    def _unreachable(self, why: str) -> None:
-        self._failures += 1
-        wait = backoff(self._failures, FIRST_RETRY, LAST_RETRY, self._random())
-        self._pause(Standing.UNREACHABLE, f"not told: {why}", wait)
-
-    def _pause(self, standing: Standing, why: str, seconds: float) -> None:
-        self._stand(standing, why)
-        self._later(seconds)
-
-    def _stand(self, standing: Standing, why: str) -> None:
-        """One line when it changes, not one a try."""
-        if standing is not self.standing or (standing is Standing.REFUSED and why != self._said):
-            self._log.info("{gateway}: {why}", gateway=self._url, why=why)
-        self.standing, self._said = standing, why
-
-    def _begin_loop(self, now: bool) -> None:
-        self._stop_loop()
-        self._loop = LoopingCall(self._tell)
-        self._loop.clock = self._clock
-        self._loop.start(self._beat, now=now)
-
-    def _later(self, seconds: float) -> None:
-        """Leave the beat until then."""
-        self._stop_loop()
-        self._timer = self._clock.callLater(seconds, self.start)
-
-    def _stop_loop(self) -> None:
-        if self._loop.running:
-            self._loop.stop()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
-
-def _message(answer: Answer) -> str:
-    """The message of an error body in OpenAI's shape, as far as there is one."""
-    try:
-        error = msgspec.json.decode(answer.body)["error"]
-        return str(error["message"])[:500]
-    except (msgspec.MsgspecError, LookupError, TypeError):
-        return "no message"
-
-
-def _words(problem: Exception) -> str:
-    return str(problem) or type(problem).__name__
-
-
-class Reporter:
-    """All the links of a node."""
-
-    def __init__(self, links: Sequence[Link], node: str) -> None:
-        self._links = links
         self._node = node
+        self._configured = {spelled(url): url for url in configured}
+        self._contact = contact
+        self._clock = clock
+        self._book = book
+        self._settled = settled
+        self._contacts: dict[str, Contact] = {}
+        self._learned: Learned = {}
+        self._words: dict[str, str] = {}  # by which gateways name themselves
+        self._doubles: set[str] = set()
+        self._holding: IDelayedCall | None = None
 
     def standings(self) -> list[GatewayStanding]:
         """How the node stands with each gateway."""
-        return [link.about() for link in self._links]
+        found = self._contacts.items()
+        return [contact.link.about(learned=url in self._learned) for url, contact in found]
 
     def start(self) -> None:
         """Begin to tell every gateway."""
-        for link in self._links:
-            link.start()
+        self._holding = self._clock.callLater(HOLD, self._begin)
+        self.changed()
 
     def changed(self) -> None:
         """Something is new on this node."""
-        for link in self._links:
-            link.changed()
+        if self._holding is not None and self._settled():
+            self._holding.cancel()
+            self._begin()
+        for contact in tuple(self._contacts.values()):
+            contact.link.changed()
 
-    async def stop(self) -> None:
-        """Leave every gateway; takes two seconds at most."""
-        farewells = [Deferred.fromCoroutine(link.stop(self._node)) for link in self._links]
-        await gatherResults(farewells)
+    async def stop(self, farewell: bool = True) -> None:
+        """Leave every gateway, saying so or not; takes two seconds at most."""
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        contacts, self._contacts = self._contacts, {}
+        await gatherResults([_left(each, self._node, farewell) for each in contacts.values()])
+
+    def _begin(self) -> None:
+        self._holding = None
+        self._learned = dict.fromkeys(map(spelled, self._book.load()))
+        for url in (*self._configured, *self._learned):
+            self._meet(url)
+
+    def _meet(self, url: str) -> None:
+        written = self._configured.get(url, url)
+        self._contacts[url] = contact = self._contact(written, partial(self._heard, url))
+        contact.orders.startService()
+        contact.link.start()
+
+    def _heard(self, url: str, accepted: Accepted) -> None:
+        """Another gateway may be told of, or one that is known already by another URL."""
+        if url not in self._contacts:
+            return
+        self._words[url] = accepted.gateway
+        self._drop_doubles(accepted.gateway)
+        told = [each for each in accepted.gateways if spelled(each) not in self._doubles]
+        now = self._clock.seconds()
+        self._follow(hear(self._learned, url, told, tuple(self._configured), now), url)
+
+    def _drop_doubles(self, word: str) -> None:
+        """Of the URLs of one gateway the first is used; of two streams it would end the older."""
+        same = [url for url in self._contacts if word and self._words.get(url) == word]
+        for url in same[1:]:
+            if url in self._learned:
+                self._doubles.add(url)
+                rest = {each: since for each, since in self._learned.items() if each != url}
+                self._learned = rest
+                self._book.keep(tuple(rest))
+                self._leave(url, farewell=False)
+
+    def _follow(self, learned: Learned, teller: str) -> None:
+        before, self._learned = self._learned, learned
+        if learned.keys() == before.keys():
+            return
+        self._book.keep(tuple(learned))
+        for url in learned.keys() - before.keys():
+            self._log.info("{gateway}: told of by {teller}", gateway=url, teller=teller)
+            self._meet(url)
+        for url in before.keys() - learned.keys():
+            self._log.info("{gateway}: nobody tells of it any more", gateway=url)
+            self._leave(url, farewell=True)
+
+    def _leave(self, url: str, farewell: bool) -> None:
+        _left(self._contacts.pop(url), self._node, farewell)
+
+
+def _left(contact: Contact, node: str, farewell: bool) -> Deferred[Any]:
+    maybeDeferred(contact.orders.stopService)
+    return Deferred.fromCoroutine(contact.link.stop(node, farewell))

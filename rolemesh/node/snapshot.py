@@ -88,6 +88,8 @@ def backend_report(
         build=facts.build[:LONGEST_TEXT],
         state=server.state,
         slots_busy=server.busy,
+        waiting=server.waiting,
+        slots_age=server.slots_age,
         restarts=server.restarts,
         progress=_progress(server),
         draining=drained,

@@ -8,6 +8,7 @@ from rolemesh.node.command import command_line
 from rolemesh.node.commands import Running
 from rolemesh.node.drains import Drains
 from rolemesh.node.gpu import Gpus
+from rolemesh.node.past import Past
 from rolemesh.node.reporter import Reporter
 from rolemesh.node.supervisor import Server
 
@@ -15,7 +16,12 @@ NO_DOOR = ("ADDRESS", 0)  # of a server that was never started
 
 
 def node_status(
-    node: str, servers: Running, gpus: Gpus, reporter: Reporter, drains: Drains
+    node: str,
+    servers: Running,
+    past: Past,
+    gpus: Gpus,
+    reporter: Reporter,
+    drains: Drains,
 ) -> Callable[[], NodeStatus]:
     """A teller of how the node is."""
 
@@ -26,6 +32,7 @@ def node_status(
             gateways=tuple(reporter.standings()),
             servers=tuple(_server(each, drains.of(each.run.id)) for each in servers.running),
             gpus=tuple(gpus.sample),
+            degraded=past.degraded,
         )
 
     return status

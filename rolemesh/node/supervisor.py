@@ -1,17 +1,14 @@
 """One llama-server's life, performed: what the table in `core.lifecycle` orders is done here."""
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rolemesh.config.node import Run
 from rolemesh.core import lifecycle
@@ -19,11 +16,21 @@ from rolemesh.core.endings import Ending, Reason, classify
 from rolemesh.core.lifecycle import Action, Event
 from rolemesh.core.model import BackendState as State
 from rolemesh.core.vigil import Pulse, Signs
+from rolemesh.node.beginning import begin
 from rolemesh.node.history import History
 from rolemesh.node.judge import Judge
 from rolemesh.node.logs import ServerLog
-from rolemesh.node.means import CannotStart, Door, Facts, Means, Stranger, Unkillable
-from rolemesh.node.process import Child, Exit
+from rolemesh.node.means import (
+    CannotStart,
+    Door,
+    Facts,
+    Means,
+    Process,
+    Stranger,
+    Unkillable,
+)
+from rolemesh.node.pending import Pending
+from rolemesh.node.process import Exit
 
 HEARD_LINES = 60  # of the log, where the cause of an exit is looked for
 KILL_PATIENCE = 5.0  # seconds that SIGKILL may take
@@ -54,10 +61,10 @@ class Server:
         self._spawn = 0
         self._spawned_at = 0.0
         self._kills_before = 0
-        self._child: Child | None = None
+        self._child: Process | None = None
+        self._adopted = False
         self._verdict: Ending | None = None
-        self._timer: IDelayedCall | None = None
-        self._task: Deferred[Any] | None = None
+        self._pending = Pending(means.clock, run.id, self._handle)
         self._stopped: list[Deferred[None]] = []
         self._perform: Mapping[Action, Callable[[], None]] = {
             Action.SPAWN: self._begin,
@@ -103,12 +110,36 @@ class Server:
         if self._child is not None:
             self._child.kill()
 
+    def leave(self) -> bool:
+        """Whether its process goes on without us, to be adopted by the next agent; else `stop`."""
+        if (
+            self.state not in _ALIVE
+            or self._child is None
+            or not self._means.ground.keeps(self.run)
+        ):
+            return False
+        self._spawn += 1  # its end is none of ours any more
+        self._child.leave()
+        self._judge.stop()
+        self._pending.forget_time()
+        self._pending.forget_work()
+        return True
+
+    @property
+    def settling(self) -> bool:
+        """Whether it was adopted and has not answered yet."""
+        return self._adopted and self.state is State.STARTING
+
     def gpus_changed(self) -> None:
         """NVML has told something new."""
         lost = self._means.ground.lost_gpu(self.run)
         if lost and self.state in _ALIVE:
             self._verdict = Ending(Reason.GPU_LOST, lost, uptime=self.age)
         self._handle(Event.LOST if lost else Event.FOUND)
+
+    def woke(self) -> None:
+        """The machine slept: what was ready is not told to be, until it answers."""
+        self._judge.doubt()
 
     def look(self) -> Signs:
         """What the machine sees of its process now."""
@@ -151,6 +182,16 @@ class Server:
         return self._judge.pulse.busy
 
     @property
+    def waiting(self) -> int:
+        """How many requests wait in it for a slot."""
+        return self._judge.pulse.waiting
+
+    @property
+    def slots_age(self) -> float:
+        """How many seconds ago its slots were looked at."""
+        return round(self._judge.silent, 3)
+
+    @property
     def still(self) -> float:
         """For how many seconds it has made no progress."""
         return self._judge.still
@@ -167,9 +208,7 @@ class Server:
     @property
     def retry_in(self) -> float | None:
         """Seconds to the next start, None unless it pauses."""
-        if self.state not in _PAUSING or self._timer is None:
-            return None
-        return self._timer.getTime() - self._means.clock.seconds()
+        return self._pending.seconds if self.state in _PAUSING else None
 
     def _handle(self, event: Event) -> None:
         """Make the event's move; events that its actions cause follow after it, in order."""
@@ -197,10 +236,10 @@ class Server:
         if state is self.state:
             return
         self.state = state
-        self._cancel_timer()
+        self._pending.forget_time()
         if state not in _ALIVE:
             self._judge.stop()
-            self._cancel_task()
+            self._pending.forget_work()
 
     def _announce(self, before: State) -> None:
         why = f" ({self._verdict or self.last_ending})" if self.state in _EXPLAINED else ""
@@ -225,14 +264,14 @@ class Server:
         self._spawn += 1
         self._spawned_at = self._means.clock.seconds()
         self._kills_before = self._means.ground.kernel_kills()
-        self.facts, self._verdict = Facts(), None
+        self.facts, self._verdict, self._adopted = Facts(), None, False
         self._judge.forget()
-        self._work(self._run_server(self._spawn))
+        self._pending.work(self._run_server(self._spawn))
 
     async def _run_server(self, spawn: int) -> Event:
+        exited = partial(self._exited, spawn)
         try:
-            await self._means.ground.make_room(self.run)
-            self._run_child(partial(self._exited, spawn))
+            begun = await begin(self.run, self._means.ground, self.log, exited)
         except CancelledError:
             raise
         except CannotStart as problem:
@@ -243,15 +282,9 @@ class Server:
             self._logger.failure("{backend}: its start broke", backend=self.run.id)
             self._remember(Ending(Reason.UNKNOWN, "a fault of the agent; its log tells more"))
             return Event.FAILED
+        self.door, self._child, self._adopted = begun.door, begun.process, begun.adopted
+        self._spawned_at -= begun.age
         return Event.SPAWNED
-
-    def _run_child(self, exited: Callable[[Exit], None]) -> None:
-        ground = self._means.ground
-        child = Child(self.log.cutter(), self.log.cutter(), exited)
-        self.door = ground.open_door(self.run)
-        secrets = ground.run_server(self.run, self.door, child)
-        self._child = child
-        self.log.begin(secrets)
 
     def _have_a_door(self) -> None:
         """A gateway is told of servers that have a place, also of those that never began."""
@@ -284,7 +317,7 @@ class Server:
     def _ask(self) -> None:
         assert self.door is not None  # a SPAWNED server has one
         self._judge.start()
-        self._work(self._conversation(self.door))
+        self._pending.work(self._conversation(self.door))
 
     async def _conversation(self, door: Door) -> Event:
         """Recorded first: no traffic may come to a process that a next agent would not know."""
@@ -296,8 +329,15 @@ class Server:
             detail = f"another program answers there: {stranger}"
             self._verdict = Ending(Reason.PORT_IN_USE, detail)
             return Event.STRANGER
-        await probe.watch_slots(door, self._judge.hear)
+        await probe.watch_slots(door, self._hear)
         raise AssertionError("slots are watched for ever")
+
+    def _hear(self, pulse: Pulse) -> None:
+        """Gateways that share these slots hear at once how many are taken."""
+        before = self._judge.pulse
+        self._judge.hear(pulse)
+        if (pulse.busy, pulse.waiting) != (before.busy, before.waiting):
+            self._changed()
 
     def _learn(self, facts: Facts) -> None:
         self.facts = facts
@@ -311,17 +351,8 @@ class Server:
             )
         self._handle(Event.HEALTHY)
 
-    def _work(self, coroutine: Coroutine[Deferred[Any], Any, Event]) -> None:
-        """Do what takes time; it belongs to the states in which it may go on."""
-        self._task = task = Deferred.fromCoroutine(coroutine)
-        task.addCallbacks(self._handle, self._broken)
-
-    def _broken(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._logger.failure("{backend}: its probe broke", failure, backend=self.run.id)
-
     def _settle(self) -> None:
-        self._later(self._means.restart.reset_after, Event.STEADY)
+        self._pending.later(self._means.restart.reset_after, Event.STEADY)
 
     def _forgive(self) -> None:
         self._history.forgive()
@@ -332,13 +363,13 @@ class Server:
         elif self._history.looping(self._means.clock.seconds()):
             self._handle(Event.LOOPING)
         else:
-            self._later(self._history.pause(self._means.random()), Event.ELAPSED)
+            self._pending.later(self._history.pause(self._means.random()), Event.ELAPSED)
 
     def _rest(self) -> None:
-        self._later(self._history.rest(), Event.ELAPSED)
+        self._pending.later(self._history.rest(), Event.ELAPSED)
 
     def _watch(self) -> None:
-        self._work(self._until_gone())
+        self._pending.work(self._until_gone())
 
     async def _until_gone(self) -> Event:
         """A child of ours tells its end by itself; that of another agent has to be looked for."""
@@ -358,26 +389,8 @@ class Server:
             self._handle(Event.EXITED)
             return
         self._child.terminate()
-        self._later(self._means.grace, Event.OVERDUE)
+        self._pending.later(self._means.grace, Event.OVERDUE)
 
     def _kill(self) -> None:
         self.kill()
-        self._later(KILL_PATIENCE, Event.DEFIANT)
-
-    def _later(self, seconds: float, event: Event) -> None:
-        self._cancel_timer()
-        self._timer = self._means.clock.callLater(seconds, self._elapsed, event)
-
-    def _elapsed(self, event: Event) -> None:
-        self._timer = None
-        self._handle(event)
-
-    def _cancel_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def _cancel_task(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
+        self._pending.later(KILL_PATIENCE, Event.DEFIANT)

@@ -6,7 +6,7 @@ one, or by the tag in its environment. Never by its name, its port or its place 
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from rolemesh.node.identity import Identity, Records, living
 from rolemesh.node.proc import Process, carries, kill, process, processes
@@ -26,14 +26,31 @@ class Survivors:
         """What a server and all that it forks carry in their environment."""
         return f"{self._instance}:{backend}"
 
-    def end_all(self) -> list[int]:
-        """End all that carries our tag or has a record; the pids of those that would not go."""
-        recorded = self._records.read()
-        left = _end(lambda: _find(f"{self._instance}:", recorded))
+    def recorded(self) -> dict[str, Identity]:
+        """All that have a record, by backend."""
+        return {each.backend: each for each in self._records.read()}
+
+    def end_all(self, sparing: Mapping[str, Identity] | None = None) -> list[int]:
+        """End all that carries our tag or has a record, but for what belongs to the spared
+        servers; the pids of those that would not go."""
+        spared = sparing or {}
+        recorded = [each for each in self._records.read() if each.backend not in spared]
+        left = _end(lambda: self._others(recorded, spared))
         for identity in recorded:
             if identity.pid not in left:
                 self._records.forget(identity.backend)
         return left
+
+    def _others(
+        self, recorded: Iterable[Identity], spared: Mapping[str, Identity]
+    ) -> list[Process]:
+        sessions = {each.pid for each in living(spared.values())}
+        tags = [self.tag(backend) for backend in spared]
+        return [
+            each
+            for each in _find(f"{self._instance}:", recorded)
+            if each.session not in sessions and not any(carries(each, tag) for tag in tags)
+        ]
 
     def end(self, backend: str) -> list[int]:
         """The same for what is left of one server."""

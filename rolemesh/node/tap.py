@@ -13,16 +13,19 @@ from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.logger import Logger
 from twisted.web.client import Agent as HttpAgent
-from twisted.web.client import HTTPConnectionPool
+from twisted.web.client import BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.iweb import IPolicyForHTTPS
 
-from rolemesh.config.node import NodeSettings, load_node
+from rolemesh.config.node import NodeSettings, OnExit, load_node
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.local import SOCKET
-from rolemesh.core.report import Registration
+from rolemesh.core.report import Accepted, Registration
 from rolemesh.core.vigil import Patience
+from rolemesh.lag import LagWatch
 from rolemesh.node.address import OwnAddress
 from rolemesh.node.agent import Agent, Servers
 from rolemesh.node.aside import Aside
+from rolemesh.node.book import Book
 from rolemesh.node.calls import Caller
 from rolemesh.node.command_stream import CommandStream
 from rolemesh.node.commands import Operator
@@ -30,16 +33,23 @@ from rolemesh.node.drains import Drains
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.hostmeter import HostMeter
 from rolemesh.node.identity import Records, instance_of
+from rolemesh.node.keeping import Keeping
+from rolemesh.node.link import Link
 from rolemesh.node.local import LocalSocket
-from rolemesh.node.machine import Machine, Past
+from rolemesh.node.machine import Machine
 from rolemesh.node.means import Means
+from rolemesh.node.past import Past
 from rolemesh.node.probe import Probe
-from rolemesh.node.reporter import Link, Reporter
+from rolemesh.node.reaper import Reaper
+from rolemesh.node.reporter import Contact, Reporter
+from rolemesh.node.slumber import Slumber
 from rolemesh.node.snapshot import Snapshots
 from rolemesh.node.status import node_status
 from rolemesh.node.supervisor import Server
-from rolemesh.node.survivors import Survivors
-from rolemesh.service import ServiceOptions, Signals, keep_steady
+from rolemesh.service import ServiceOptions, Signals, keep_steady, refuse
+from rolemesh.systemd import Systemd
+from rolemesh.tls.client import ClientSide, PlainSpokenAgent
+from rolemesh.tls.fresh import TlsProblem
 
 CONNECT, EXCHANGE = 2.0, 5.0  # seconds, for a gateway
 PATIENCE = Patience()
@@ -62,11 +72,14 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor
 
     keep_steady(reactor)
+    systemd = Systemd(reactor, os.environ, os.getpid())
     agent = node_service(reactor, options.settings, options.state_dir)
     _tell_warnings(options.settings)
     service = MultiService()
-    Signals(reactor, partial(_reload, options, agent), agent.kill).setServiceParent(service)
-    agent.setServiceParent(service)
+    signals = Signals(reactor, partial(_reload, options, agent), agent.kill, systemd)
+    for part in (systemd, signals, LagWatch(reactor), agent):
+        part.setServiceParent(service)
+    reactor.callWhenRunning(systemd.ready)  # its servers may load for half an hour from now on
     return service
 
 
@@ -76,33 +89,56 @@ def node_service(reactor: Any, settings: NodeSettings, state: Path) -> Agent:
     `state` is the folder of what must survive it; no other agent may have the same one.
     """
     gpus = Gpus(reactor, reactor, os.environ)
-    past = _past(reactor, state)
+    past = _past(reactor, settings, state)
     machine = Machine(reactor, reactor, settings.ports, gpus, os.environ, past, Aside(reactor))
     means = _means(reactor, settings, machine)
     address = OwnAddress(settings.gateways, settings.advertise, reactor, reactor.resolve)
     drains = Drains(state / "drains.json", past.aside, reactor, time.time)
     drains.load()
+    servers = Servers(
+        lambda run: Server(run, means, reporter.changed), machine, past, address, gpus
+    )
+    operator = Operator(settings.name, servers, drains, lambda: reporter.changed())
     instance = secrets.token_hex(8)
-    meter = HostMeter(reactor)
-    began = int(time.time() * 1000)
-    snapshots = Snapshots(settings.name, instance, settings.labels, meter, drains.of, began)
+    snapshot = _snapshot(reactor, settings, instance, servers, gpus, drains)
     reporter = Reporter(
-        _links(reactor, settings, lambda: snapshots.take(servers.running, gpus.sample)),
         settings.name,
+        settings.gateways,
+        _contacts(reactor, settings, instance, snapshot, operator),
+        reactor,
+        Book(state / "gateways.json", settings.gateways, past.aside, reactor),
+        lambda: past.keeping is None or servers.settled(),
     )
-    servers = Servers(lambda run: Server(run, means, reporter.changed), machine, address, gpus)
-    operator = Operator(settings.name, servers, drains, reporter.changed)
-    status = node_status(settings.name, servers, gpus, reporter, drains)
-    hearing = (
-        *_command_streams(reactor, settings, instance, operator),
-        LocalSocket(reactor, state / SOCKET, status),
-    )
+    status = node_status(settings.name, servers, past, gpus, reporter, drains)
+    hearing = (LocalSocket(reactor, state / SOCKET, status), Reaper(reactor))
     return Agent(settings.run, servers, gpus, reporter, hearing)
 
 
-def _past(reactor: Any, state: Path) -> Past:
-    records, instance = Records(state / "servers"), instance_of(state)
-    return Past(Aside(reactor), records, Survivors(records, instance), instance)
+def _snapshot(
+    reactor: Any,
+    settings: NodeSettings,
+    instance: str,
+    servers: Servers,
+    gpus: Gpus,
+    drains: Drains,
+) -> Callable[[], Registration]:
+    """What is told; a machine that slept is looked at first."""
+    meter, began = HostMeter(reactor), int(time.time() * 1000)
+    snapshots = Snapshots(settings.name, instance, settings.labels, meter, drains.of, began)
+    slumber = Slumber(servers.woke)
+
+    def snapshot() -> Registration:
+        slumber.look()
+        return snapshots.take(servers.running, gpus.sample)
+
+    return snapshot
+
+
+def _past(reactor: Any, settings: NodeSettings, state: Path) -> Past:
+    aside, records, instance = Aside(reactor), Records(state / "servers"), instance_of(state)
+    keep = settings.on_exit is OnExit.KEEP
+    keeping = Keeping(reactor, records, aside) if keep else None
+    return Past(reactor, aside, records, instance, keeping)
 
 
 def _means(reactor: Any, settings: NodeSettings, machine: Machine) -> Means:
@@ -119,32 +155,42 @@ def _means(reactor: Any, settings: NodeSettings, machine: Machine) -> Means:
     )
 
 
-def _links(
-    reactor: Any, settings: NodeSettings, snapshot: Callable[[], Registration]
-) -> list[Link]:
-    caller = Caller(_http(reactor, CONNECT), reactor, EXCHANGE)
-    return [
-        Link(url, settings.token, caller, reactor, snapshot, random.random)
-        for url in settings.gateways
-    ]
-
-
-def _command_streams(
-    reactor: Any, settings: NodeSettings, instance: str, operator: Operator
-) -> list[CommandStream]:
-    http = _http(reactor, CONNECT)
+def _contacts(
+    reactor: Any,
+    settings: NodeSettings,
+    instance: str,
+    snapshot: Callable[[], Registration],
+    operator: Operator,
+) -> Callable[[str, Callable[[Accepted], None]], Contact]:
+    """What makes the contact to a gateway."""
+    http = PlainSpokenAgent(_http(reactor, CONNECT, _client_side(reactor, settings)))
     caller = Caller(http, reactor, EXCHANGE)
-    paths = [f"{url.rstrip('/')}/v1/nodes/{settings.name}" for url in settings.gateways]
-    token = settings.token
-    return [
-        CommandStream(path, instance, token, http, caller, reactor, operator, random.random)
-        for path in paths
-    ]
+    token, chance = settings.token, random.random
+
+    def contact(url: str, heard: Callable[[Accepted], None]) -> Contact:
+        path = f"{url.rstrip('/')}/v1/nodes/{settings.name}"
+        return Contact(
+            Link(url, token, caller, reactor, snapshot, chance, heard),
+            CommandStream(path, instance, token, http, caller, reactor, operator, chance),
+        )
+
+    return contact
 
 
-def _http(reactor: Any, connect: float) -> HttpAgent:
+def _client_side(reactor: Any, settings: NodeSettings) -> ClientSide:
+    """How gateways are known."""
+    side = ClientSide(reactor, settings.tls)
+    try:
+        side.load()
+    except TlsProblem as problem:
+        refuse([f"tls: {problem}"])
+    return side
+
+
+def _http(reactor: Any, connect: float, https: IPolicyForHTTPS | None = None) -> HttpAgent:
     """Without kept connections: a server that was restarted would fail the first use of one."""
-    return HttpAgent(reactor, connectTimeout=connect, pool=HTTPConnectionPool(reactor, False))
+    pool = HTTPConnectionPool(reactor, False)
+    return HttpAgent(reactor, https or BrowserLikePolicyForHTTPS(), connect, pool=pool)
 
 
 def _reload(options: Options, agent: Agent) -> None:

@@ -8,6 +8,9 @@ every process that carries the agent's tag is looked at:
     doubles   is a second server of one entry
     zombies   has ended, and the agent has not noticed for a second
 
+With `--keep` servers outlive their agents (`on_exit: keep`): what descends from a recorded one is
+then no orphan, and one that is another process after its agent's end is `lost`.
+
 The servers are small programs that fork a child into a session of its own.
 """
 
@@ -32,7 +35,7 @@ from typing import Any
 import psutil
 from attrs import define, field
 
-from rolemesh.node.identity import instance_of
+from rolemesh.node.identity import Records, instance_of
 from rolemesh.node.proc import VARIABLE
 from tests.real.harness import TWISTD, free_port
 
@@ -52,16 +55,18 @@ class Outcome:
     doubles: int = 0
     zombies: int = 0
     left_by_stop: int = 0
+    lost: int = 0
     recoveries: dict[str, list[float]] = field(factory=dict)
 
     @property
     def clean(self) -> bool:
-        return not (self.orphans or self.doubles or self.zombies or self.left_by_stop)
+        bad = self.orphans, self.doubles, self.zombies, self.left_by_stop, self.lost
+        return not any(bad)
 
     def lines(self) -> Iterator[str]:
         yield f"rounds {self.rounds}"
         yield f"orphans {self.orphans}, doubles {self.doubles}, zombies {self.zombies}"
-        yield f"left behind by an agent that ended in order: {self.left_by_stop}"
+        yield f"left behind by an agent that ended in order: {self.left_by_stop}, lost {self.lost}"
         for what, times in sorted(self.recoveries.items()):
             spread = f"median {statistics.median(times):.2f} s, most {max(times):.2f} s"
             yield f"ready again after {what}: {spread} ({len(times)} times)"
@@ -108,23 +113,25 @@ class Gateway:
 class Box:
     """One machine: its state folder, its file, its agent."""
 
-    def __init__(self, folder: Path, gateway: Gateway, entries: int) -> None:
+    def __init__(self, folder: Path, gateway: Gateway, entries: int, keep: bool = False) -> None:
         self.gateway = gateway
+        self.keep = keep
         self.names = [f"s{number}" for number in range(entries)]
         self._folder = folder
         self._state = folder / "state"
-        self._write(entries)
+        self._first = free_port()
+        self._write()
         self.agent = self._start()
         self.ends: Counter[str] = Counter()
 
-    def _write(self, entries: int) -> None:
-        first = free_port()
+    def _write(self) -> None:
         (self._folder / "m.gguf").touch()
         settings = {
             "gateway": self.gateway.url,
             "name": "box",
             "llama_server": list(SERVER),
-            "ports": f"{first}-{first + 20 * entries}",
+            "ports": f"{self._first}-{self._first + 20 * len(self.names)}",
+            "on_exit": "keep" if self.keep else "stop",
             "restart": {"first": "50ms", "longest": "200ms"},
             "run": [
                 {"id": name, "model": name, "file": str(self._folder / "m.gguf")}
@@ -140,6 +147,24 @@ class Box:
         with (self._folder / "agent.log").open("ab") as log:
             return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
 
+    def end(self) -> None:
+        """Stop it for good; kept servers end with an agent that does not keep them."""
+        if self.keep:
+            self.keep = False
+            self.agent.terminate()
+            self.agent.wait(DEADLINE)
+            self._write()
+            self.gateway.last = {}
+            self.agent = self._start()
+            _until("the last agent", self.ready)
+        self.agent.terminate()
+        self.agent.wait(DEADLINE)
+
+    def kept(self) -> dict[str, int]:
+        """The recorded servers that live, when they are to outlive their agent."""
+        found = Records(self._state / "servers").read() if self.keep else []
+        return {each.backend: each.pid for each in found if each.alive()}
+
     def start_again(self) -> None:
         self.ends.clear()
         self.agent = self._start()
@@ -152,9 +177,11 @@ class Box:
     def servers(self) -> dict[str, list[psutil.Process]]:
         """The servers by their names; what they forked is none."""
         found: dict[str, list[psutil.Process]] = {}
-        for each in self.ours():
+        ours = self.ours()
+        pids = {each.pid for each in ours}
+        for each in ours:
             with _unless_gone():
-                if each.ppid() == self.agent.pid:
+                if each.ppid() not in pids:
                     found.setdefault(_tag_of(each).rpartition(":")[2], []).append(each)
         return found
 
@@ -187,13 +214,15 @@ def _until(what: str, true: Callable[[], bool]) -> None:
 
 def _end_agent(box: Box, number: signal.Signals, outcome: Outcome) -> None:
     box.gateway.last = {}
+    before = box.kept()
     box.agent.send_signal(number)
     code = box.agent.wait(DEADLINE)
     if number == signal.SIGTERM:
-        outcome.left_by_stop += len(box.ours()) + (code != 0)
+        outcome.left_by_stop += (0 if box.keep else len(box.ours())) + (code != 0)
     box.gateway.last = {}
     box.start_again()
     _until("the servers of a new agent", box.ready)
+    outcome.lost += len(before.items() - box.kept().items())
 
 
 def _end_server(box: Box, name: str, number: signal.Signals) -> None:
@@ -207,7 +236,9 @@ def _end_server(box: Box, name: str, number: signal.Signals) -> None:
 
 def _look(box: Box, outcome: Outcome) -> None:
     """Count what should not be there."""
-    family = {each.pid for each in psutil.Process(box.agent.pid).children(recursive=True)}
+    family = set(box.kept().values())
+    for pid in (box.agent.pid, *family):
+        family |= {each.pid for each in psutil.Process(pid).children(recursive=True)}
     outcome.orphans += sum(each.pid not in family for each in box.ours())
     outcome.doubles += sum(len(found) - 1 for found in box.servers().values())
     outcome.zombies += len(_zombies(box)) and _still_zombies(box)
@@ -243,17 +274,16 @@ def _round(box: Box, dice: random.Random, outcome: Outcome) -> None:
     _look(box, outcome)
 
 
-def chaos(rounds: int, entries: int = 3, seed: int = 0) -> Outcome:
+def chaos(rounds: int, entries: int = 3, seed: int = 0, keep: bool = False) -> Outcome:
     """Play the rounds; at the end no process is left, or it is counted."""
     outcome, gateway, dice = Outcome(), Gateway(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="rolemesh-chaos-") as folder:
-        box = Box(Path(folder), gateway, entries)
+        box = Box(Path(folder), gateway, entries, keep)
         try:
             _until("the first servers", box.ready)
             for _ in range(rounds):
                 _round(box, dice, outcome)
-            box.agent.terminate()
-            box.agent.wait(DEADLINE)
+            box.end()
             outcome.left_by_stop += len(box.ours())
         finally:
             _clean_up(box)
@@ -273,13 +303,14 @@ def _clean_up(box: Box) -> None:
 def options(parser: ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--entries", type=int, default=3, help="servers of the agent")
+    parser.add_argument("--keep", action="store_true", help="servers outlive their agents")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
 
 
-def run(rounds: int, entries: int, seed: int) -> int:
+def run(rounds: int, entries: int, seed: int, keep: bool) -> int:
     """Print what the rounds showed; 0 when nothing was left, double or forgotten."""
     print(f"seed {seed}", flush=True)
-    outcome = chaos(rounds, entries, seed)
+    outcome = chaos(rounds, entries, seed, keep)
     print("\n".join(outcome.lines()))
     return 0 if outcome.clean else 1
 

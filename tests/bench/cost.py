@@ -1,6 +1,7 @@
 """What a request and an event cost the gateway's process, beside bare proxies, in one run."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 from attrs import frozen
 
-from tests.bench.nginx import EVENTS, Nginx, missing
+from tests.bench.nginx import EVENTS, PAUSE, Nginx, missing
 from tests.bench.table import Promise, at_most, judge, none_of, show
 from tests.real.harness import Program, Workshop, answers, ask, free_port
 
@@ -146,7 +147,11 @@ def peer_environment() -> Path:
 def _load(contender: Contender, seconds: float, per_unit: float) -> Sample:
     process = psutil.Process(contender.program.pid)
     before = _spent(process)
-    told = _wrk(contender, seconds)
+    told = (
+        _wrk_whole(contender, seconds)
+        if contender.kind == "assembled"
+        else _wrk(contender, seconds)
+    )
     time.sleep(SETTLE)
     spent = _spent(process) - before
     units = told["bytes"] / per_unit * EVENTS if contender.kind == "event" else told["requests"]
@@ -158,11 +163,19 @@ def _spent(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _wrk(contender: Contender, seconds: float) -> dict[str, int]:
+def _wrk_whole(contender: Contender, seconds: float) -> dict[str, int]:
+    """Load that asks for no more answers than can be whole in this time, as half ones cost too."""
+    lasts = EVENTS * PAUSE * 1.25
+    rounds = max(1, int(seconds / lasts))
+    most = {"BENCH_MOST": str(rounds * CONNECTIONS[contender.kind])}
+    return _wrk(contender, math.ceil(rounds * lasts + 1), **most)
+
+
+def _wrk(contender: Contender, seconds: float, **more: str) -> dict[str, int]:
     connections = CONNECTIONS[contender.kind]
-    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s"]
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "30s"]
     argv += ["-s", str(HERE / "post.lua"), f"{contender.url}/v1/chat/completions"]
-    environment = {**os.environ, "BENCH_BODY": contender.body()}
+    environment = {**os.environ, "BENCH_BODY": contender.body(), **more}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
     told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return told

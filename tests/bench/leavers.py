@@ -125,7 +125,7 @@ def _body(stream: bool, prompt: str, tokens: int) -> dict[str, Any]:
 
 def _request(body: dict[str, Any]) -> bytes:
     encoded = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(encoded)}\r\n\r\n".encode() + encoded
 
 

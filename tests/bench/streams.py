@@ -192,7 +192,7 @@ async def _read(url: str, stream: Stream, count: int) -> Stream:
 
 def _request(body: Mapping[str, Any]) -> bytes:
     encoded = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(encoded)}\r\n\r\n".encode() + encoded
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.cli import keys
+from rolemesh.cli import key_places, keys
 from rolemesh.config.keyfile import read_key_file
 from rolemesh.config.locate import GATEWAY_FILE, NoConfiguration
 from rolemesh.config.private import lock_beside
@@ -137,7 +137,7 @@ class AddTests(KeysCase):
         """Without a configuration or a folder the way out is told in a line, not a traceback."""
         self.assertEqual(self.call("add", "--file", str(self.folder / "no" / "keys.yaml")), 1)
         self.assertIn("No such file or directory", self.err)
-        self.patch(keys, "find_config", self.find_nothing)
+        self.patch(key_places, "find_config", self.find_nothing)
         self.assertEqual(self.call("add"), 78)
         self.assertIn("--file", self.err)
 

@@ -23,8 +23,13 @@ PAUSING = ServerStatus(
     lines=("cudaMalloc failed",), retry_in=4.0, argv=("llama-server", "--port", "0"),
 )  # fmt: skip
 GPU = GpuReport("GPU-1", "RTX", 0, processes=(GpuProcess("ollama", 5, 9_800_000_000),))
-GATEWAY = GatewayStanding("http://gw:8000", "refused", "it refuses us: no valid key")
-STATUS = NodeStatus("box2", "1", (GATEWAY,), (READY, PAUSING), (GPU,))
+GATEWAY = GatewayStanding("http://gw:8000", "registered", "registered", 61.0, next_in=3.2)
+AWAY = GatewayStanding(
+    "http://gw2:8000", "refused", "…", 12.0, "it refuses us: no valid key", 48.0, learned=True
+)
+STATUS = NodeStatus(
+    "box2", "1", (GATEWAY, AWAY), (READY, PAUSING), (GPU,), degraded="no record of gpu0: disk full"
+)
 
 
 class NodeTests(SynchronousTestCase):
@@ -60,7 +65,11 @@ class NodeTests(SynchronousTestCase):
             lines,
             [
                 "box2: rolemesh 1",
-                "  gateway http://gw:8000: refused: it refuses us: no valid key",
+                "  degraded: no record of gpu0: disk full",
+                "  gateway http://gw:8000: registered for 61 s, told next in 3 s",
+                "  gateway http://gw2:8000 (told of by another): refused for 12 s, "
+                "told next in 48 s",
+                "    last trouble: it refuses us: no valid key",
                 "  gpu0 (qwen): ready, pid 17 for 61 s, 1/4 busy",
                 "    takes no new requests: fan",
                 "  gpu1 (gpt): backoff, next start in 4 s",

@@ -51,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(pieces, tuple):
             status, pieces = pieces[0], [json.dumps(pieces[1]).encode()]
         self.send_response(status)
+        if self.server.short == name:
+            self.send_header("content-length", str(sum(map(len, pieces)) + 9))
         self.end_headers()
         for piece in pieces:
             self.wfile.write(piece)
@@ -69,7 +71,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies = dict(GOOD)
-        self.silent = ""
+        self.silent = self.short = ""
         self.released = threading.Event()
         self.keys: set[str | None] = set()
 
@@ -132,6 +134,11 @@ class SmokeTests(SynchronousTestCase):
         error = {"error": {"message": "say who you are", "code": "invalid_api_key"}}
         line = self.failed(chat=(401, error))
         self.assertTrue(line.endswith("401 invalid_api_key: say who you are"), line)
+
+    def test_short(self) -> None:
+        """An answer shorter than it was said to be is a failed step, though what came is JSON."""
+        self.server.short = "chat"
+        self.assertTrue(self.failed().endswith("the answer broke off, 9 bytes before its end"))
 
     def test_unready(self) -> None:
         """A role without a ready backend fails with the gateway's own reason, and is not asked."""

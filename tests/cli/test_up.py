@@ -1,39 +1,32 @@
-"""`rolemesh up` without what it needs."""
+"""`rolemesh up` without what it needs; with all of it, see tests/real/test_join.py."""
 
-import os
-from contextlib import redirect_stderr
-from io import StringIO
-from pathlib import Path
-
-from twisted.trial.unittest import SynchronousTestCase
-
-from rolemesh.cli import up
-from rolemesh.cli.main import parser
+from tests.cli.test_init import InitCase
 
 
-class MissingConfiguration(SynchronousTestCase):
-    """One line, and 78."""
+class MissingConfiguration(InitCase):
+    """78, and what to do."""
 
-    def up(self, *arguments: str) -> tuple[int, str]:
-        folder = Path(self.mktemp()).absolute()
-        folder.mkdir()
-        self.patch(os, "environ", {**os.environ, "HOME": str(folder)})
-        said, here = StringIO(), Path.cwd()
-        os.chdir(folder)
-        self.addCleanup(os.chdir, here)
-        with redirect_stderr(said):
-            return up.run(parser().parse_args(["up", *arguments])), said.getvalue()
-
-    def test_no_gateway_file(self) -> None:
-        """The line lists what was tried and names the example to copy."""
-        code, said = self.up()
-        self.assertEqual((code, said.count("\n")), (78, 1))
-        self.assertIn("models.yaml", said)
-        self.assertIn("configs/models.example.yaml", said)
+    def test_it_looks_first(self) -> None:
+        """Without configuration it does what `rolemesh init` does, and stops where that stops."""
+        code, said = self.command("up")
+        self.assertEqual(code, 78)
+        self.assertIn("no models.yaml and no node_agent.yaml yet", said)
+        self.assertIn("there is no model\n", said)
+        self.assertFalse((self.home / ".config").exists())
 
     def test_no_node_file(self) -> None:
-        """A missing node file is told too, with the way to run a gateway alone."""
-        code, said = self.up("--config", "somewhere.yaml")
-        self.assertEqual((code, said.count("\n")), (78, 1))
-        self.assertIn("configs/node_agent.example.yaml", said)
+        """Of two files only the missing one is written; how to run a gateway alone is said."""
+        self.write("home/configs/models.yaml", "roles: {a: http://b}\n")
+        code, said = self.command("up")
+        self.assertEqual(code, 78)
+        self.assertIn("There is no node_agent.yaml yet", said)
         self.assertIn("twistd -n rolemesh-gateway", said)
+
+    def test_a_box_that_joined(self) -> None:
+        """It does not become a gateway of its own by mistake."""
+        self.write("home/configs/node_agent.yaml", "gateway: http://10.0.0.1:8000\n")
+        code, said = self.command("up")
+        self.assertEqual(code, 78)
+        self.assertIn("belongs to http://10.0.0.1:8000", said)
+        self.assertIn("twistd -n rolemesh-node", said)
+        self.assertFalse((self.home / "configs/models.yaml").exists())

@@ -155,7 +155,7 @@ class LogTests(CliCase):
 
 
 class LookTests(CliCase):
-    """`status`, `nodes` and `models`."""
+    """`status`, `nodes`, `models`, `explain` and `why`."""
 
     def test_status(self) -> None:
         """Each role with how many backends are ready, and what the others lack; exit 1 for none."""
@@ -187,6 +187,45 @@ class LookTests(CliCase):
         _, output = self.call("models")
         self.assertEqual(output.splitlines()[1].split(), ["coder", "1/2", "65536", "gpt-4o"])
 
+    def test_explain(self) -> None:
+        """Where a request would go, what the others would cost, and what they lack."""
+        about = {"role": "coder", "policy": "affinity", "tokens": 12}
+        candidates = [
+            {"backend": "box1/gpu0", "seconds": 0.25},
+            {"backend": "box2/gpu0", "refused": "it is draining"},
+        ]
+        choice = {"choice": "box1/gpu0", "route": "affinity; new", "candidates": candidates}
+        self.answer(200, {**about, **choice})
+        code, text = self.call("explain", "coder", "hello")
+        told = "coder (affinity, about 12 tokens): box1/gpu0: affinity; new\n"
+        told += "  box1/gpu0: 0.250 s to the first token\n  box2/gpu0: no, it is draining\n"
+        self.assertEqual((code, text), (0, told))
+        messages = [{"role": "user", "content": "hello"}]
+        self.assertEqual(
+            self.server.asked[0][:2], ("/v1/roles/coder/explain", {"messages": messages})
+        )
+        none: dict[str, Any] = {"choice": None, "refusal": "no backend serves it", "candidates": []}
+        self.answer(200, {**about, **none})
+        self.assertEqual(self.call("explain", "coder")[0], 1)
+
+    def test_why(self) -> None:
+        """What a request waited for: the queue, the prompt with what was read again, the answer."""
+        tried = [{"backend": "box1/gpu0", "outcome": "served", "ms": 1200.0}]
+        usage = {"prompt": 1000, "cached": 100, "completion": 50, "predicted_ms": 500.0}
+        record = {
+            "id": "r1", "path": "/v1/chat/completions", "role": "coder", "end": "complete",
+            "node": "box1", "backend": "gpu0", "model": "qwen", "route": "affinity",
+            "attempts": tried, "queue_ms": 30.0, "usage": usage, "believed_cached": 900,
+            "normal_rate": 50.0, "duration_ms": 1300.0, "bytes": 99,
+        }  # fmt: skip
+        self.answer(200, record)
+        code, text = self.call("why", "r/1")
+        self.assertEqual((code, self.server.asked[0][0]), (0, "/v1/requests/r%2F1"))
+        self.assertIn("  queue:   30 ms\n", text)
+        believed = "about 900 were believed to be cached there, and were not"
+        self.assertIn(f"900 of 1000 tokens read, 100 from the cache; {believed}\n", text)
+        self.assertIn("50 tokens in 500 ms: 100.0 tokens/s, 200% of what is normal there\n", text)
+
     def test_json(self) -> None:
         """With --json the answer is what came."""
         for word, answer in (("models", {"data": [MODEL]}), ("nodes", {"data": [NODE]})):
@@ -197,6 +236,6 @@ class LookTests(CliCase):
         """A gateway that is not there is one line, and exit 1."""
         self.server.shutdown()
         self.server.server_close()
-        for word in ("status", "nodes", "models"):
-            code, output = self.call(word)
+        for words in (["status"], ["nodes"], ["models"], ["explain", "coder"], ["why"]):
+            code, output = self.call(*words)
             self.assertEqual((code, output.count("\n")), (1, 1))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rolemesh.config import gateway, node, roles, runs
 from rolemesh.config.gateway import GatewaySettings
+from rolemesh.config.listeners import Listener
 from rolemesh.config.node import NodeSettings
 from tests.config.written import WrittenTests
 
@@ -20,7 +21,7 @@ class ExampleTests(WrittenTests):
         super().setUp()
         for model in MODELS:
             self.write(f"models/{model}.gguf")
-        for name in ("keys.yaml", "nodes.yaml", "node.token"):
+        for name in ("keys.yaml", "nodes.yaml", "node.token", "gw.pem", "gw.key", "ca.pem"):
             self.write(name, "x", mode=0o600)
 
     def test_gateway_example(self) -> None:
@@ -35,7 +36,7 @@ class ExampleTests(WrittenTests):
         opened = re.sub(r"^  listen: .*\n", "", text, flags=re.M)
         opened = re.sub(r"^  # (listen:|keys:|nodes:|  \w+:)", r"  \1", opened, flags=re.M)
         settings = self.gateway(opened)
-        self.assertEqual(settings.listen, ("tcp:8000",))
+        self.assertEqual(settings.listen, (Listener("tcp:8000"),))
         self.assertEqual(settings.keys, self.folder / "keys.yaml")
         self.assertEqual(settings.nodes.tokens, self.folder / "nodes.yaml")
 

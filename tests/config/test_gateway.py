@@ -1,6 +1,7 @@
 """What `models.yaml` says, and all that can be wrong with it."""
 
 from rolemesh.config.gateway import GatewaySettings, NodeRules
+from rolemesh.config.listeners import Listener
 from rolemesh.core.model import Params, Policy, QueueLimits, Requirements, Role, Target, Timeouts
 from tests.config.written import WrittenTests
 
@@ -143,19 +144,22 @@ class AliasTests(WrittenTests):
 
     def test_overlaps(self) -> None:
         """Two roles that could both answer to a name are a problem, at the second."""
-        for one, other in {
-            "gpt-4": "gpt-4",
-            "gpt-*": "*-4o",
-            "gpt-?": "gpt-4*",
-            "*": "a*",
-            "a*b*c": "*b*b*",
-            "*" * 64: "?" * 128,
-        }.items():
+        for one, other, both in (
+            ("gpt-4", "gpt-4", "gpt-4"),
+            ("gpt-*", "*-4o", "gpt-4o"),
+            ("gpt-?", "gpt-4*", "gpt-4"),
+            ("*", "a*", "a"),
+            ("*", "*", "x"),
+            ("a*b*c", "*b*b*", "abbc"),
+            ("claude-*haiku*", "claude-sonnet*", "claude-sonnethaiku"),
+            ("*" * 64, "?" * 128, "x" * 128),
+        ):
             self.assertEqual(
                 self.problems(one, other),
                 [
-                    f"3:25: roles.b.aliases[0]: '{other}' overlaps '{one}' of role 'a':"
-                    " one name, one role"
+                    f"3:25: roles.b.aliases[0]: '{other}' overlaps '{one}' of role 'a': '{both}'"
+                    " would be both; narrow one of them, or list its names in full, which win over"
+                    " globs"
                 ],
             )
 
@@ -200,7 +204,11 @@ class GatewayTests(WrittenTests):
             gateway:
               listen: [8123, "tcp:8124"]
               keys: {file: keys.yaml}
-              nodes: {tokens: {file: nodes.yaml}, allowed_networks: 10.0.0.0/8, announce: false}
+              nodes:
+                tokens: {file: nodes.yaml}
+                allowed_networks: 10.0.0.0/8
+                announce: false
+                advertise: http://gw1.lan:8000/
               unknown_model: a
               default_role: a
               drain: 5s
@@ -210,9 +218,11 @@ class GatewayTests(WrittenTests):
             settings,
             GatewaySettings(
                 roles={"a": Role("a", use=(Target("m"),))},
-                listen=("tcp:8123:interface=127.0.0.1", "tcp:8124"),
+                listen=(Listener("tcp:8123:interface=127.0.0.1"), Listener("tcp:8124")),
                 keys=self.folder / "keys.yaml",
-                nodes=NodeRules(self.folder / "nodes.yaml", ("10.0.0.0/8",), False),
+                nodes=NodeRules(
+                    self.folder / "nodes.yaml", ("10.0.0.0/8",), False, "http://gw1.lan:8000"
+                ),
                 unknown_model="a",
                 default_role="a",
                 drain=5.0,
@@ -244,10 +254,22 @@ class GatewayTests(WrittenTests):
         self.assertIn(":2:24: gateway.keys.file: ", warning)
         self.assertIn(f"'rolemesh keys add --file {self.folder / 'keys.yaml'}' makes it", warning)
 
+    def test_files(self) -> None:
+        """Every file that the configuration names is told, of keys as of secrets, each once."""
+        secret = self.folder / "secret"
+        secret.write_text("s3cret")
+        secret.chmod(0o600)
+        told = self.gateway(
+            "roles: {a: {use: {url: 'http://b', key: {file: secret}}}}\n"
+            "gateway: {keys: {file: keys.yaml}, nodes: {tokens: {file: keys.yaml}}}"
+        )
+        self.assertEqual(set(told.files), {secret, self.folder / "keys.yaml"})
+        self.assertEqual(len(told.files), 2)
+
     def test_keys_in_the_file(self) -> None:
         """A key that stands in the configuration itself is refused and not shown."""
         (problem,) = self.gateway_problems("gateway: {keys: sk-hunter2}")
-        self.assertEqual(problem, "1:17: gateway.keys: write {file: PATH}")
+        self.assertEqual(problem, "1:17: gateway.keys: write {file: PATH}, or store")
         (problem,) = self.gateway_problems("roles: {a: {use: {url: 'http://b', key: hunter2}}}")
         self.assertIn("write {file: PATH} or {env: NAME}", problem)
         self.assertNotIn("hunter2", problem)
@@ -272,8 +294,8 @@ class GatewayTests(WrittenTests):
                 """
             ),
             [
-                "2:3: unknown key 'colour' in gateway (there are: listen, keys, nodes,"
-                " unknown_model, default_role, drain, store)",
+                "2:3: unknown key 'colour' in gateway (there are: listen, allowed_hosts,"
+                " keys, nodes, unknown_model, default_role, drain, memory_max, store)",
                 "3:3: unknown key 'lisen' in gateway - did you mean 'listen'?",
                 "4:1: unknown key 'role' in this file - did you mean 'roles'?",
             ],

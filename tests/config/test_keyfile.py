@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.config.keyfile import key_file_text, read_key_file
-from rolemesh.config.private import write_private
+from rolemesh.config.keyfile import key_file_text, read_key_file, read_record, record_text
+from rolemesh.config.private import lock_beside, write_private
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import read_network
 from rolemesh.core.keys import ENTROPY, SECRET_BYTES, KeyKind, mint, revoke, rotate
@@ -42,10 +42,24 @@ class ContentTests(KeyFileCase):
             ROTATED, name="laptop", node="box2", roles=("coder", "planner"), scopes=(),
             networks=(read_network("10.0.0.0/8"), read_network("fd00::/8")), not_before=5.0,
             expires_at=2_000_000_000.0, note="for ${HOME}: 'tests'",
+            rpm=60, concurrency=4, tokens_per_day=2_000_000,
         )  # fmt: skip
         other = evolve(revoke(mint(KeyKind.NODE, bytes([7]) * ENTROPY, 0)[1]), roles="*")
         write_private(self.path, key_file_text([full, other]))
         self.assertEqual(read_key_file(self.path), (full, other))
+
+    @given(WORDS, WORDS)
+    @example("1e5", "${HOME}")
+    def test_one_record(self, name: str, note: str) -> None:
+        """A record by itself is read back as it was written."""
+        record = evolve(ROTATED, name=name, note=note, roles="*")
+        self.assertEqual(read_record(record_text(record), record.id), record)
+
+    def test_broken_record(self) -> None:
+        """A record that makes no sense is refused, by where it stands."""
+        for text in ("", "id: rmk_ab23cd45", record_text(RECORD) + "power: all\n", "{"):
+            told = str(self.assertRaises(ConfigError, read_record, text, "row 7"))
+            self.assertTrue(told.startswith("row 7:"), told)
 
     @given(WORDS, WORDS)
     @example("1e5", "2027-01-31")
@@ -74,6 +88,12 @@ class ContentTests(KeyFileCase):
         self.assertIn("did you mean 'created'?", told)
         self.assertIn("networks: must not be empty", told)
         self.assertIn("expires_at: expected a time such as", told)
+
+    def test_limits(self) -> None:
+        """A limit that lets nothing through, or is no number, is an error and never no limit."""
+        for limit in ("rpm: 0", "concurrency: -1", "tokens_per_day: many", "rpm: 1.5", "rpm: null"):
+            told = self.wrong(key_file_text([RECORD]) + f"  {limit}\n")
+            self.assertIn(f"{limit.partition(':')[0]}: expected a whole number from 1", told)
 
     def test_duplicates(self) -> None:
         """A key of the file that comes twice, or an id that does, is an error."""
@@ -138,3 +158,14 @@ class PrivacyTests(KeyFileCase):
         write_private(link, "after")
         self.assertTrue(link.is_symlink())
         self.assertEqual(self.path.read_text(), "after")
+
+    def test_left_to_the_owner_of_the_folder(self) -> None:
+        """What root makes in another user's folder is that user's, and so is the lock beside it."""
+        given: list[tuple[int, int]] = []
+        self.patch(os, "geteuid", lambda: 0)
+        self.patch(os, "fchown", lambda _, user, group: given.append((user, group)))
+        self.path.parent.mkdir(exist_ok=True)
+        with lock_beside(self.path):
+            write_private(self.path, "keys: []\n")
+        folder = self.path.parent.stat()
+        self.assertEqual(given, [(folder.st_uid, folder.st_gid)] * 2)

@@ -132,7 +132,8 @@ class ListenTests(WrittenTests):
     """Endpoints."""
 
     def listen(self, written: str) -> tuple[str, ...]:
-        return self.gateway(f"gateway:\n  listen: {written}\n").listen
+        found = self.gateway(f"gateway:\n  listen: {written}\n").listen
+        return tuple(each.endpoint for each in found)
 
     def test_a_port_alone_is_on_loopback(self) -> None:
         """A bare port never opens the gateway to the network."""

@@ -36,3 +36,13 @@ class StoreTests(WrittenTests):
         self.assertNotIn("s3cret", problem)
         told = self.gateway_problems("roles: {}\ngateway: {store: {env: DB}}", {"DB": "mysql://h"})
         self.assertEqual(len(told), 1)
+
+    def test_keys_in_store(self) -> None:
+        """Keys and tokens may be in the store where that is a database, and only there."""
+        told = self.gateway(
+            "gateway: {keys: store, nodes: {tokens: store}, store: 'postgresql://me@db/mesh'}"
+        )
+        self.assertEqual((told.keys, told.nodes.tokens), ("store", "store"))
+        for store in ("", ", store: sqlite"):
+            [problem] = self.gateway_problems(f"gateway: {{keys: store{store}}}")
+            self.assertIn("gateway.keys: takes gateway.store: postgresql://", problem)

@@ -1,10 +1,8 @@
 """What is believed to be cached where, and that conversations stay where their cache is."""
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import chain as chained
 from random import Random
-from typing import Any
 
 from attrs import define, evolve, field
 from hypothesis import given
@@ -14,128 +12,27 @@ from twisted.trial.unittest import SynchronousTestCase
 from rolemesh.core.affinity import (
     CONVERSATIONS,
     HALF_LIFE,
-    LONGEST_CHAIN,
+    PERHAPS,
     SAME_SESSION,
-    SESSION_HEADERS,
     SESSIONS,
-    Chain,
     Memory,
-    chain_of,
-    paid,
-    session_of,
 )
+from rolemesh.core.chains import Chain
 from rolemesh.core.model import BackendId, Policy, Role
-from rolemesh.core.openai import Api, read
 from rolemesh.core.routing import Candidate, Go, Need, decide
+from tests.core.talks import ANSWER, ASK, MORE, SYSTEM, chain, said
 
 ONE, TWO, THREE = (BackendId(f"box{n}", "gpu0") for n in (1, 2, 3))
-
-
-def said(role: str, content: Any) -> dict[str, Any]:
-    return {"role": role, "content": content}
-
-
-def chain(*messages: dict[str, Any], session: str | None = None, **more: Any) -> Chain:
-    body = json.dumps({"model": "coder", "messages": messages, **more}).encode()
-    return chain_of(read(Api.CHAT, body), session)
-
-
-def about(api: Api, **facts: Any) -> Chain:
-    return chain_of(read(api, json.dumps(facts).encode()), None)
-
-
-SYSTEM = said("system", "You are a careful engineer. " * 40)
-ASK, ANSWER, MORE = said("user", "Why? " * 30), said("assistant", "So. " * 30), said("user", "And?")
-
-
-def common(one: Chain, other: Chain) -> int:
-    """How many links both begin with."""
-    return sum(a == b for a, b in zip(one.links, other.links, strict=False))
-
-
-class ChainTests(SynchronousTestCase):
-    def test_a_conversation_grows_by_links(self) -> None:
-        """The next turn of a conversation begins with every link of the one before."""
-        first, second = chain(SYSTEM, ASK), chain(SYSTEM, ASK, ANSWER, MORE)
-        self.assertEqual(second.links[:2], first.links)
-        self.assertEqual((first.opening, first.turns, second.turns), (1, 1, 2))
-        self.assertGreater(second.tokens, first.tokens)
-
-    def test_an_early_change_changes_all_that_follows(self) -> None:
-        """Other tools or another system prompt share nothing; another question, what is before."""
-        plain = chain(SYSTEM, ASK)
-        self.assertEqual(common(plain, chain(SYSTEM, ASK, tools=[{"type": "function"}])), 0)
-        self.assertEqual(common(plain, chain(said("system", "Else."), ASK)), 0)
-        self.assertEqual(common(plain, chain(SYSTEM, MORE)), 1)
-
-    def test_moving_cache_marks_do_not_break_it(self) -> None:
-        """Marks that a client moves from its last message to the next are not part of the text."""
-
-        def block(text: str, **more: Any) -> list[Any]:
-            return [{"type": "text", "text": text, **more}]
-
-        mark = {"cache_control": {"type": "ephemeral"}}
-        first = chain(said("user", block("one", **mark)))
-        second = chain(said("user", block("one")), ANSWER, said("user", block("two", **mark)))
-        self.assertEqual(second.links[:1], first.links)
-
-    def test_every_api_that_reads_text_has_a_chain(self) -> None:
-        """Plain prompts are cut in blocks, so that two of them share their beginning."""
-        long, other = "x" * 5000, "x" * 4500 + "y" * 500
-        for api, name in (
-            (Api.COMPLETIONS, "prompt"),
-            (Api.INFILL, "input_prefix"),
-            (Api.RESPONSES, "input"),
-        ):
-            one = about(api, **{name: long})
-            self.assertEqual((one.tokens, len(one.links)), (1251, 5))
-            self.assertEqual(common(one, about(api, **{name: other})), 4)
-        claude = about(Api.MESSAGES, system="Be brief.", messages=[ASK])
-        self.assertEqual((len(claude.links), claude.opening), (2, 1))
-
-    def test_what_has_no_text_has_no_chain(self) -> None:
-        """What no model reads, and messages that are no list, have no links and no tokens."""
-        counted = (Api.COUNT_TOKENS, {"messages": [ASK], "system": "Be brief."})
-        for api, facts in (counted, (Api.EMBEDDINGS, {"input": "x"}), (Api.CHAT, {"messages": 7})):
-            self.assertEqual((about(api, **facts).links, about(api, **facts).tokens), ((), 0))
-
-    def test_its_length_is_bounded(self) -> None:
-        """A conversation of very many messages has no more links than the limit."""
-        self.assertEqual(len(chain(*[MORE] * (LONGEST_CHAIN + 9)).links), LONGEST_CHAIN)
-
-    def test_party(self) -> None:
-        """One agent's fan-out is one party, whatever sessions it names; others are another."""
-        system = {"role": "system", "content": "You review code."}
-        ask = {"role": "user", "content": "now"}
-        fan = [chain(system, ask, session=name) for name in ("one", "two")]
-        other = chain({**system, "content": "You plan."}, ask, session="one")
-        self.assertEqual(fan[0].party, fan[1].party)
-        self.assertNotEqual(fan[0].party, other.party)
-        self.assertEqual(chain(ask, session="one").party, "one")
-        self.assertIsNone(chain(ask).party)
-
-
-class SessionTests(SynchronousTestCase):
-    def test_headers_of_the_real_clients(self) -> None:
-        """Each known header names the session, before any field of the body."""
-        for name in SESSION_HEADERS:
-            self.assertEqual(session_of({name: "s1"}, {"prompt_cache_key": "k"}), "s1")
-
-    def test_fields_of_the_real_clients(self) -> None:
-        """`prompt_cache_key`, else `metadata.user_id`, names it where no header does."""
-        self.assertEqual(session_of({}, {"prompt_cache_key": "k", "metadata": {}}), "k")
-        self.assertEqual(session_of({}, {"metadata": {"user_id": "u"}}), "u")
-
-    def test_none_and_nonsense(self) -> None:
-        """Nothing, and what is no text, is no session; a long name is cut."""
-        for facts in ({}, {"metadata": 7}, {"metadata": {"user_id": 7}}, {"prompt_cache_key": ""}):
-            self.assertIsNone(session_of({}, facts))
-        self.assertEqual(session_of({"session-id": "x" * 999}, {}), "x" * 256)
 
 
 class MemoryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.memory = Memory()
+
+    def answered(self, id: BackendId, chain: Chain, slots: int = 2) -> None:
+        """A request has come and gone."""
+        self.memory.began(id, chain, slots, 0.0)
+        self.memory.ended(id, chain, 0.0)
 
     def held(self, id: BackendId, chain: Chain, slots: int = 1, now: float = 0) -> tuple[int, int]:
         return self.memory.cached(id, chain, slots, now)
@@ -143,22 +40,22 @@ class MemoryTests(SynchronousTestCase):
     def test_a_conversation_is_known_where_it_was(self) -> None:
         """The next turn finds all of the former one cached there, and pushes nothing out."""
         first, second = chain(SYSTEM, ASK), chain(SYSTEM, ASK, ANSWER, MORE)
-        self.memory.placed(ONE, first, 0.0)
+        self.answered(ONE, first)
         self.assertEqual(self.held(ONE, second), (first.tokens, 0))
         self.assertEqual(self.held(TWO, second), (0, 0))
 
     def test_a_new_conversation_pushes_out_the_oldest(self) -> None:
         """Without a free slot the least recently used conversation is lost, worth less with age."""
         old, new = chain(said("user", "old " * 99)), chain(said("user", "newer " * 99))
-        self.memory.placed(ONE, old, 0.0)
-        self.memory.placed(ONE, new, 0.0)
+        self.answered(ONE, old)
+        self.answered(ONE, new)
         stranger = chain(said("user", "stranger"))
         self.assertEqual(self.held(ONE, stranger, slots=2), (0, old.tokens))
         self.assertEqual(self.held(ONE, stranger, slots=2, now=HALF_LIFE), (0, old.tokens // 2))
 
     def test_a_free_slot_costs_next_to_nothing(self) -> None:
         """With a slot free, only a token for each conversation there, so that new ones spread."""
-        self.memory.placed(ONE, chain(ASK), 0.0)
+        self.answered(ONE, chain(ASK))
         self.assertEqual(self.held(ONE, chain(MORE), slots=2), (0, 1))
 
     def test_one_that_begins_alike_is_pushed_out(self) -> None:
@@ -166,28 +63,85 @@ class MemoryTests(SynchronousTestCase):
         for each turn that the conversation may be expected to go on."""
         new = chain(SYSTEM, MORE)
         for turns, there in ((1, chain(SYSTEM, ASK)), (2, chain(SYSTEM, ASK, ANSWER, ASK))):
-            self.memory.placed(ONE, there, 0.0)
+            self.answered(ONE, there)
             expected = (new.links[0][1], turns * there.tokens)
             self.assertEqual(self.held(ONE, new, slots=4), expected)
 
     def test_what_was_pushed_out_is_not_there(self) -> None:
         """Of a conversation whose slot was taken, only what both begin with is left."""
         lost, taker = chain(SYSTEM, ASK), chain(SYSTEM, MORE)
-        self.memory.placed(ONE, lost, 0.0)
-        self.memory.placed(ONE, taker, 0.0)
+        self.answered(ONE, lost)
+        self.answered(ONE, taker)
         self.assertEqual(self.held(ONE, lost, slots=4)[0], lost.links[0][1])
 
     def test_what_left_the_slots_is_there_perhaps(self) -> None:
         """More conversations than slots: those of longest ago count half, and push another out."""
         first, second = chain(said("user", "one " * 99)), chain(said("user", "two " * 99))
-        self.memory.placed(ONE, first, 0.0)
-        self.memory.placed(ONE, second, 0.0)
+        self.answered(ONE, first)
+        self.answered(ONE, second)
         self.assertEqual(self.held(ONE, first, slots=1), (first.tokens // 2, second.tokens))
+
+    def test_a_slot_at_work_is_not_to_be_had(self) -> None:
+        """While a conversation is being answered, one that begins alike finds nothing of it and
+        takes another slot: the free one, or that of whom has been silent longest."""
+        stranger, talking = chain(said("user", "stranger " * 99)), chain(SYSTEM, ASK)
+        self.memory.began(ONE, talking, 2, 0.0)
+        self.assertEqual(self.held(ONE, chain(SYSTEM, MORE), slots=2), (0, 1))
+        self.answered(ONE, stranger)
+        self.assertEqual(self.held(ONE, chain(SYSTEM, MORE), slots=2), (0, stranger.tokens))
+        self.assertEqual(self.held(ONE, chain(SYSTEM, ASK, ANSWER, MORE), slots=1), (0, 1))
+
+    def test_pairs_that_speak_at_once_keep_a_slot_each(self) -> None:
+        """Neither conversation is forgotten for the other when both were answered side by side."""
+        pair = chain(SYSTEM, ASK), chain(SYSTEM, MORE)
+        for each in pair:
+            self.memory.began(ONE, each, 2, 0.0)
+        for each in pair:
+            self.memory.ended(ONE, each, 0.0)
+        self.assertEqual(
+            [self.held(ONE, each, slots=2) for each in pair],
+            [(pair[0].tokens, 0), (pair[1].tokens, 0)],
+        )
+
+    def test_asked_twice_at_once(self) -> None:
+        """The same text under way twice is at work until both have ended."""
+        for _ in range(2):
+            self.memory.began(ONE, chain(ASK), 2, 0.0)
+        self.memory.ended(ONE, chain(ASK), 0.0)
+        self.assertEqual(self.held(ONE, chain(ASK), slots=1)[0], 0)
+        self.memory.ended(ONE, chain(ASK), 0.0)
+        self.assertEqual(self.held(ONE, chain(ASK), slots=1)[0], chain(ASK).tokens)
+
+    def test_whether_it_paid(self) -> None:
+        """What has left the slots counts for more, or for less, as it is found again or not."""
+        first, second = (chain(said("user", f"{text} " * 99)) for text in ("one", "two"))
+        beliefs = []
+        for share in (0, 1, 1):
+            self.answered(ONE, first, slots=1)
+            self.answered(ONE, second, slots=1)
+            self.memory.began(ONE, first, 1, 0.0)
+            self.memory.found(ONE, first, share * first.tokens)
+            self.memory.ended(ONE, first, 0.0)
+            self.answered(ONE, second, slots=1)
+            beliefs.append(self.held(ONE, first)[0])
+        self.assertLess(beliefs[0], int(first.tokens * PERHAPS))
+        self.assertLess(beliefs[0], beliefs[1])
+        self.assertLess(beliefs[1], beliefs[2])
+
+    def test_what_was_in_a_slot_says_nothing_of_the_rest(self) -> None:
+        """A belief in a slot that proves false is no news of the host's memory."""
+        first, second = (chain(said("user", f"{text} " * 99)) for text in ("one", "two"))
+        self.answered(ONE, first, slots=1)
+        self.memory.began(ONE, first, 1, 0.0)
+        self.memory.found(ONE, first, 0)
+        self.memory.ended(ONE, first, 0.0)
+        self.answered(ONE, second, slots=1)
+        self.assertEqual(self.held(ONE, first)[0], int(first.tokens * PERHAPS))
 
     def test_a_conversation_told_anew_is_the_same(self) -> None:
         """Another end of the last turn pushes nothing out, unless another session says it."""
         there = chain(ASK, ANSWER, MORE, session="one")
-        self.memory.placed(ONE, there, 0.0)
+        self.answered(ONE, there)
         edited = said("user", "Or else?")
         tokens = there.links[1][1]
         for session, evicts in (("one", 0), (None, 0), ("two", 2 * there.tokens)):
@@ -202,9 +156,9 @@ class MemoryTests(SynchronousTestCase):
         opening = said("system", "Be brief.")
         alone, long = chain(opening), chain(opening, said("user", "x" * 4000))
         for each in (alone, long, alone, chain(opening, MORE)):
-            self.memory.placed(ONE, each, 0.0)
+            self.answered(ONE, each)
         for n in range(CONVERSATIONS):
-            self.memory.placed(ONE, chain(said("user", f"number {n}")), 0.0)
+            self.answered(ONE, chain(said("user", f"number {n}")))
         self.assertEqual(self.held(ONE, alone)[0], 0)
 
     @given(
@@ -212,30 +166,42 @@ class MemoryTests(SynchronousTestCase):
             st.tuples(
                 st.lists(st.sampled_from("abc"), min_size=1, max_size=5),
                 st.sampled_from([None, "one", "two"]),
+                st.booleans(),
             ),
             max_size=30,
         )
     )
-    def test_whatever_comes_it_adds_up(self, texts: list[tuple[list[str], str | None]]) -> None:
-        """After any requests the latest is known in full; no belief exceeds what was asked."""
-        memory = Memory()
-        for text, session in texts:
+    def test_whatever_comes_it_adds_up(
+        self, texts: list[tuple[list[str], str | None, bool]]
+    ) -> None:
+        """After any requests, some still under way, the latest that was answered is known in full;
+        no belief exceeds what was asked, and what was under way is there once all have ended."""
+        memory, open = Memory(), []
+        for text, session, stays in texts:
             asked = chain(*(said("system" if word == "a" else "user", word) for word in text))
             asked = evolve(asked, session=session)
-            self.assertLessEqual(memory.cached(ONE, asked, 2, 0.0)[0], asked.tokens)
-            memory.placed(ONE, asked, 0.0)
-            self.assertEqual(memory.cached(ONE, asked, 2, 0.0)[0], asked.tokens)
+            self.assertLessEqual(memory.cached(ONE, asked, 40, 0.0)[0], asked.tokens)
+            memory.began(ONE, asked, 40, 0.0)
+            open.append(asked)
+            if not stays:
+                memory.ended(ONE, open.pop(), 0.0)
+            if asked.links not in [each.links for each in open]:
+                self.assertEqual(memory.cached(ONE, asked, 40, 0.0)[0], asked.tokens)
+        for asked in open:
+            memory.ended(ONE, asked, 0.0)
+        for asked in open:
+            self.assertEqual(memory.cached(ONE, asked, 40, 0.0)[0], asked.tokens)
 
     def test_a_session_decides_between_equals(self) -> None:
         """Where nothing else is known of it, a session counts a little where it was."""
-        self.memory.placed(ONE, Chain("s", ()), 0.0)
+        self.answered(ONE, Chain("s", ()))
         self.assertEqual(self.held(ONE, Chain("s", ())), (SAME_SESSION, 0))
         self.assertEqual(self.held(TWO, Chain("s", ())), (0, 0))
         self.assertEqual(self.held(ONE, Chain("other", ())), (0, 0))
 
     def test_a_lost_backend_is_forgotten(self) -> None:
         """A backend that went holds nothing any more."""
-        self.memory.placed(ONE, chain(ASK), 0.0)
+        self.answered(ONE, chain(ASK))
         self.memory.forget(ONE)
         self.assertEqual(self.held(ONE, chain(ASK)), (0, 0))
 
@@ -243,18 +209,12 @@ class MemoryTests(SynchronousTestCase):
         """Of a backend no more conversations are kept than the limit, of all no more sessions."""
         chains = [chain(said("user", f"number {n}")) for n in range(CONVERSATIONS + 1)]
         for each in chains:
-            self.memory.placed(ONE, each, 0.0)
+            self.answered(ONE, each)
         self.assertEqual([self.held(ONE, each)[0] > 0 for each in chains[:2]], [False, True])
         for n in range(SESSIONS + 1):
-            self.memory.placed(TWO, Chain(f"s{n}", ()), 0.0)
+            self.answered(TWO, Chain(f"s{n}", ()))
         known = [self.held(TWO, Chain(f"s{n}", ()))[0] for n in (0, 1)]
         self.assertEqual(known, [0, SAME_SESSION])
-
-    def test_whether_it_paid(self) -> None:
-        """A quarter of what was believed is enough, and little is not worth a word."""
-        self.assertEqual(
-            [paid(1000, 250), paid(1000, 249), paid(256, 0), paid(0, 0)], [True, False, True, True]
-        )
 
 
 Text = tuple[str, ...]
@@ -342,7 +302,8 @@ def routed(policy: Policy, random: Random) -> Place:
         ]
         decision = decide(candidates, Need(role, asked.tokens), random)
         assert isinstance(decision, Go)
-        memory.placed(decision.id, asked, now)
+        memory.began(decision.id, asked, 2, now)
+        memory.ended(decision.id, asked, now)
         turns[decision.id] = max(turns.values()) + 1
         return decision.id
 

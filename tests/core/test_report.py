@@ -25,7 +25,8 @@ from rolemesh.core.report import (
 )
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
-TEXTS, LINES, COUNTS = st.text(max_size=256), st.text(max_size=1024), st.integers(0, 2**63)
+TEXTS, LINES, COUNTS = st.text(max_size=256), st.text(max_size=1024), st.integers(0, 2**63 - 1)
+WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=256)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 EXITS = st.builds(
     LastExit,
@@ -57,7 +58,7 @@ REGISTRATIONS = st.builds(
     node=NAMES,
     base_url=st.none() | TEXTS,
     roles=st.lists(NAMES, max_size=3).map(tuple),
-    instance=TEXTS,
+    instance=WORDS,
     generation=COUNTS,
     labels=st.dictionaries(TEXTS, TEXTS, max_size=3),
     backends=st.lists(BACKENDS, max_size=3).map(tuple),
@@ -123,7 +124,13 @@ class RegistrationTests(SynchronousTestCase):
             {"restarts": True},
         ):
             self.refused(backend(**facts), f"backends[0].{next(iter(facts))}")
-        self.refused({"node": "box2", "generation": -1}, "generation")
+        for generation in (-1, 2**63):
+            self.refused({"node": "box2", "generation": generation}, "generation")
+
+    def test_N14_what_no_database_takes(self) -> None:
+        """An instance has no control characters: one that cannot be kept would hold up all."""
+        for letter in ("\0", "\n", "\x7f"):
+            self.refused({"node": "box2", "instance": f"a{letter}"}, "instance")
 
     def test_what_is_too_long(self) -> None:
         """Texts, lines and lists have an end."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.health import Condition
 from rolemesh.core.model import BackendId, Policy, Requirements, Role
+from rolemesh.core.rendezvous import Lot, weight
 from rolemesh.core.routing import BESIDE, Candidate, Decision, Go, Need, No, Wait, decide, lacks
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -223,14 +224,21 @@ class DecideTests(SynchronousTestCase):
             self.assertIn(node, (None, chosen.id.node))
 
 
-class PolicyTests(SynchronousTestCase):
+class PolicyCase(SynchronousTestCase):
     def chosen(
-        self, policy: Policy, *candidates: Candidate, tokens: int = 0, random: Random | None = None
+        self,
+        policy: Policy,
+        *candidates: Candidate,
+        tokens: int = 0,
+        random: Random | None = None,
+        lot: Lot | None = None,
     ) -> tuple[str, str]:
-        decision = decide(candidates, need(policy, tokens=tokens), random or Random(0))
+        decision = decide(candidates, need(policy, tokens=tokens, lot=lot), random or Random(0))
         assert isinstance(decision, Go)
         return decision.id.node, decision.route
 
+
+class PolicyTests(PolicyCase):
     def test_ties_break_at_random(self) -> None:
         """Of equals each is chosen about as often, whatever the order they stand in."""
         random = Random(7)
@@ -313,3 +321,81 @@ class PolicyTests(SynchronousTestCase):
         """A backend that reads four times slower gets no new conversation while the other idles."""
         slow, fast = backend(1, read_rate=250.0), backend(2)
         self.assertEqual(self.chosen(Policy.AFFINITY, slow, fast, tokens=1000)[0], "box2")
+
+
+class AgreementTests(PolicyCase):
+    """Two gateways, each with its own memory and its own view of the load, and one conversation."""
+
+    def drawn_one(self, *candidates: Candidate) -> Lot:
+        """A lot that draws the first of them."""
+        ids = [each.id for each in candidates]
+        lots = (Lot(b"%d" % n) for n in range(1000))
+        return next(lot for lot in lots if max(ids, key=lambda id: weight(lot, id)) == ids[0])
+
+    def place(self, *candidates: Candidate, lot: Lot, tokens: int = 4000) -> tuple[str, str]:
+        return self.chosen(Policy.AFFINITY, *candidates, tokens=tokens, lot=lot)
+
+    def test_new_ones(self) -> None:
+        """What is new goes to one place from every gateway, though their rates differ a little;
+        and the places are all backends alike."""
+        here = [backend(n, slots=4) for n in range(3)]
+        there = [backend(n, slots=4, read_rate=1000.0 + 20 * n, evicts=n) for n in range(3)]
+        counts: Counter[str] = Counter()
+        for n in range(300):
+            lot = Lot(b"%d" % n)
+            box, route = self.place(*here, lot=lot)
+            self.assertEqual((box, route), self.place(*there, lot=lot))
+            counts[box] += 1
+        self.assertGreater(min(counts[f"box{n}"] for n in range(3)), 60)
+
+    def test_load_first(self) -> None:
+        """Nothing new is drawn to a backend that has more to do than the best one, or where it
+        would push out another conversation; nor away from what is cached."""
+        idle = backend(2, slots=4)
+        for worse in (
+            backend(1, slots=4, in_flight=1, ahead=0.1),
+            backend(1, slots=4, elsewhere=1, ahead=0.1),
+            backend(1, slots=4, evicts=2000),
+            backend(1, slots=4, evicts=30),
+            backend(1, slots=4, read_rate=500.0),
+        ):
+            lot = self.drawn_one(worse, idle)
+            self.assertEqual(self.place(worse, idle, lot=lot)[0], "box2")
+        knows = backend(2, slots=4, cached=100)
+        lot = self.drawn_one(backend(1, slots=4), knows)
+        self.assertEqual(self.place(backend(1, slots=4), knows, lot=lot)[0], "box2")
+
+    def test_a_hot_opening(self) -> None:
+        """Requests that all begin alike spread out as they come, drawn by one lot or not."""
+        boxes = {n: backend(n, slots=4) for n in range(3)}
+        lot = Lot(b"hot")
+        for _ in range(12):
+            box, _ = self.place(*boxes.values(), lot=lot)
+            n = int(box.removeprefix("box"))
+            taken = boxes[n].in_flight + 1
+            boxes[n] = evolve(boxes[n], in_flight=taken, ahead=8.0 * taken)
+        self.assertEqual([each.in_flight for each in boxes.values()], [4, 4, 4])
+
+    def test_went_on_elsewhere(self) -> None:
+        """A conversation that another gateway has had is brought where that one will have sent it,
+        also when that is the busier; but not at any price."""
+        home, idle = backend(1, slots=4, in_flight=1, ahead=8.0), backend(2, slots=4)
+        lot = evolve(self.drawn_one(home, idle), heard=3800)
+        self.assertEqual(self.place(home, idle, lot=lot), ("box1", "affinity; new"))
+        self.assertEqual(self.place(evolve(home, evicts=2000), idle, lot=lot)[0], "box2")
+        full = evolve(home, in_flight=4)
+        self.assertEqual(self.place(full, idle, lot=lot)[0], "box2")
+
+    def test_known_here(self) -> None:
+        """What this gateway knows goes before what it could draw."""
+        drawn_one, knows = backend(1, slots=4), backend(2, slots=4, cached=3900)
+        lot = evolve(self.drawn_one(drawn_one, knows), heard=3800)
+        self.assertEqual(self.place(drawn_one, knows, lot=lot), ("box2", "affinity; cached=3900"))
+        less = evolve(knows, cached=100)  # of the prompt; the answer was long
+        self.assertEqual(self.place(drawn_one, less, lot=lot), ("box2", "affinity; cached=100"))
+
+    def test_an_opening_is_not_the_conversation(self) -> None:
+        """A system prompt that is cached elsewhere does not hide that the rest is unknown here."""
+        home, opening = backend(1, slots=4), backend(2, slots=4, cached=300)
+        lot = evolve(self.drawn_one(home, opening), heard=3800, opening=300)
+        self.assertEqual(self.place(home, opening, lot=lot), ("box1", "affinity; drawn"))

@@ -175,3 +175,35 @@ class WholeAnswerTests(SynchronousTestCase):
         """A JSON answer that is relayed unread is counted from its tail."""
         body = json.dumps({"data": ["x" * 40000], "usage": CHAT_USAGE}).encode()
         self.assertEqual(ending(Api.EMBEDDINGS, body).usage, Usage(25, 4, 24))
+
+
+class BillTests(SynchronousTestCase):
+    """What counts against a quota."""
+
+    last = event({"choices": [], "usage": CHAT_USAGE, "timings": TIMINGS})
+
+    def test_told(self) -> None:
+        """What a whole answer tells is what counts."""
+        end = ending(Api.CHAT, delta("a"), delta("", "stop"), self.last, b"data: [DONE]\n\n")
+        self.assertEqual(end.bill(7), Usage(25, 4, 24))
+
+    def test_cut(self) -> None:
+        """Of a stream that was left or broke, its events count, and the estimate of its prompt."""
+        end = ending(Api.CHAT, *[delta("a")] * 12)
+        self.assertEqual(end.bill(7), Usage(7, 12))
+
+    def test_cut_after_a_first_count(self) -> None:
+        """A count that comes first in a stream, and is 1, does not stand for all of it."""
+        start = event({"message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}, "m")
+        end = ending(Api.MESSAGES, start, *[event({"delta": "a"}, "d")] * 12)
+        self.assertEqual((end.bill(7).prompt, end.bill(7).completion), (9, 13))
+
+    def test_long(self) -> None:
+        """Events count also where they are no longer kept."""
+        end = ending(Api.CHAT, *[delta("a" * 1000)] * 100)
+        self.assertEqual(end.bill(7).completion, 100)
+
+    def test_silent(self) -> None:
+        """A whole stream of a server that tells no usage is counted by its events."""
+        end = ending(Api.CHAT, delta("a"), delta("b", "stop"))
+        self.assertEqual(end.bill(7), Usage(7, 2))

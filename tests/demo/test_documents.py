@@ -40,14 +40,15 @@ class Pages(SynchronousTestCase):
                 self.assertTrue(self.take(block))
 
     def take(self, block: str) -> object:
-        """The settings, read where the files that the block names are there."""
+        """The settings, read where the files and variables that the block names are there."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         for name in re.findall(r"file: ([\w.-]+)", block):
             self.private(folder / name)
         block = block.replace("/srv/models", str(folder))
         load = load_node if block.startswith("gateway: http") else load_gateway
-        return load(self.private(folder / "given.yaml", block), {})
+        environ = dict.fromkeys(re.findall(r"env: (\w+)", block), "postgresql://db.lan/rolemesh")
+        return load(self.private(folder / "given.yaml", block), environ)
 
     def private(self, path: Path, text: str = "rmn_something\n") -> Path:
         path.write_text(text)

@@ -11,6 +11,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import provider
 
 from rolemesh.config.gateway import GatewaySettings
+from rolemesh.config.listeners import Listener
 from rolemesh.core.model import Policy, Role, Target, Timeouts
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.tap import build
@@ -64,7 +65,8 @@ class MeshCase(TestCase):
         use = tuple(Target(url=url) for url in urls)
         role = Role("coder", use=use, policy=Policy.FIRST, timeouts=Timeouts(**limits))
         settings = GatewaySettings(roles={"coder": role}, drain=1.0)
-        life, _ = build(reactor, settings, Path("models.yaml"), ["tcp:0:interface=127.0.0.1"])
+        where = [Listener("tcp:0:interface=127.0.0.1")]
+        life, _ = build(reactor, settings, Path("models.yaml"), where)
         life.startService()
         self.addCleanup(life.stopService)
         while not life.listening.ports:

@@ -106,12 +106,12 @@ class RawClient(Protocol):
     ) -> None:
         """Send a POST of JSON; `close` asks the peer to end the connection with its answer."""
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-        fields = {"Host": "test", "Content-Type": "application/json", **headers}
+        fields = {"Host": "localhost", "Content-Type": "application/json", **headers}
         fields["Content-Length"] = str(len(encoded))
         self._send("POST", path, fields, encoded, close)
 
     def get(self, path: str, headers: Mapping[str, str] = NONE, close: bool = True) -> None:
-        self._send("GET", path, {"Host": "test", **headers}, b"", close)
+        self._send("GET", path, {"Host": "localhost", **headers}, b"", close)
 
     def _send(self, verb: str, path: str, fields: dict[str, str], body: bytes, close: bool) -> None:
         if close:

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer, provider
 
 from rolemesh.config.gateway import GatewaySettings
+from rolemesh.config.listeners import Listener
 from rolemesh.core.model import Policy, Role, Target
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.tap import build
@@ -307,7 +308,7 @@ class Client:
         close: bool = True,
     ) -> "Client":
         data = b"" if body is None else wire.encode(body)
-        fields = {"Host": "gw", **headers}
+        fields = {"Host": "localhost", **headers}
         if close:
             fields["Connection"] = "close"
         if body is not None:
@@ -361,7 +362,7 @@ class GatewayCase(SynchronousTestCase):
         """A gateway with these roles, once its backends were checked."""
         named = {role.name: role for role in roles}
         told = GatewaySettings(roles=named, **settings)
-        self.life, self.reload = build(self.net, told, path, [self.listen])
+        self.life, self.reload = build(self.net, told, path, [Listener(self.listen)])
         self.life.startService()
         self.net.turn()
         self.net.spend(2)
@@ -393,9 +394,9 @@ class GatewayCase(SynchronousTestCase):
     def turn(self, seconds: float = 0.0) -> None:
         self.net.turn(seconds)
 
-    def ready(self, name: str = "coder") -> tuple[int, int]:
+    def ready(self, name: str = "coder", **headers: str) -> tuple[int, int]:
         """How many of a role's backends are ready, and how many there are."""
-        found = self.get("/ready").json["roles"].get(name, {"ready": 0, "total": 0})
+        found = self.get("/ready", **headers).json["roles"].get(name, {"ready": 0, "total": 0})
         return found["ready"], found["total"]
 
     def record(self, client: Client) -> Any:

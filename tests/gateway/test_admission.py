@@ -100,6 +100,27 @@ class SlotTests(AdmissionCase):
             self.granted()
         self.assertEqual(self.in_flight(), 50)
 
+    def test_caches_are_looked_up_once(self) -> None:
+        """One decision asks once what each backend holds, and the grant tells of the chosen one."""
+        self.serve("a", "b")
+        asked: list[BackendId] = []
+
+        def cached(id: BackendId) -> tuple[int, int]:
+            asked.append(id)
+            return (70 if id == A else 7), 0
+
+        want = Want(Need(CODER, tokens=100), None, None, 60.0, cached)
+        grant = self.successResultOf(self.admission.acquire(want))
+        self.assertEqual((grant.backend.id, grant.cached, asked), (A, 70, [A, B]))
+
+    def test_given_back_together(self) -> None:
+        """What else a grant holds is given back with the slot, once."""
+        grant, given = self.granted(), []
+        grant.and_then(lambda: given.append(self.in_flight()))
+        grant.release()
+        grant.release()
+        self.assertEqual(given, [0])
+
     def test_grant_tells_why(self) -> None:
         """A grant has its backend, the reason, and how long was waited for it."""
         first = self.granted()

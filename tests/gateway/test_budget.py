@@ -2,7 +2,10 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.gateway.budget import FLOOR, RetryBudget, Turn
+from rolemesh.core.model import BackendId
+from rolemesh.gateway.budget import DOUBTED, FLOOR, LATELY, SAVED, SHARE, RetryBudget, Turn
+
+BAD, GOOD = BackendId("box1", "gpu0"), BackendId("box2", "gpu0")
 
 
 class RetryBudgetTests(SynchronousTestCase):
@@ -51,3 +54,55 @@ class RetryBudgetTests(SynchronousTestCase):
         gone.cancel()
         one.leave()
         self.assertTrue(next_one.called)
+
+
+class SavingTests(SynchronousTestCase):
+    """How many may try again in all, where backends only fail."""
+
+    def setUp(self) -> None:
+        self.budget, self.now = RetryBudget(), 0.0
+
+    def fails(self, id: BackendId, times: int = DOUBTED) -> None:
+        for _ in range(times):
+            self.budget.failed(id, self.now)
+
+    def spent(self) -> int:
+        """How many retries at the bad one are to be had now."""
+        return sum(self.budget.spend(BAD, self.now) for _ in range(100))
+
+    def test_P4_what_answers_costs_nothing(self) -> None:
+        """No retry at a backend that has not only failed lately is ever refused."""
+        self.fails(BAD)
+        self.fails(GOOD, DOUBTED - 1)
+        self.spent()
+        self.assertTrue(all(self.budget.spend(GOOD, self.now) for _ in range(1000)))
+        self.assertEqual(self.budget.hopeless(self.now), {BAD})
+
+    def test_P4_what_fails_costs_what_was_saved(self) -> None:
+        """There are ten such retries, and then one for every five requests; never more at once."""
+        self.fails(BAD)
+        self.assertEqual((self.budget.hopeless(self.now), self.spent()), (frozenset(), int(SAVED)))
+        for _ in range(22):
+            self.budget.begin()
+        self.assertEqual(self.spent(), int(22 * SHARE))
+        for _ in range(1000):
+            self.budget.begin()
+        self.assertEqual(self.spent(), int(SAVED))
+
+    def test_P4_an_answer_is_new_hope(self) -> None:
+        """A backend that answers once is no longer doubted."""
+        self.fails(BAD)
+        self.spent()
+        self.budget.answered(BAD)
+        self.assertEqual((self.budget.hopeless(self.now), self.spent()), (frozenset(), 100))
+
+    def test_P4_a_while_is_new_hope(self) -> None:
+        """Nor is one that has not failed for half a minute; it may be another process by now."""
+        self.fails(BAD)
+        self.spent()
+        self.now += LATELY
+        self.assertEqual((self.budget.hopeless(self.now), self.spent()), (frozenset(), 100))
+        self.fails(BAD, DOUBTED - 1)
+        self.assertEqual(self.spent(), 100)
+        self.fails(BAD, 1)
+        self.assertEqual(self.spent(), 0)

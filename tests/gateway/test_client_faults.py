@@ -26,7 +26,7 @@ from tests.gateway.row_case import FREE_WITHIN, RowCase, role
 
 SLOW = Speed(decode=20)
 LONG = [{"role": "user", "content": "word " * 400}]
-JSON = "Host: test\r\nContent-Type: application/json\r\n"
+JSON = "Host: localhost\r\nContent-Type: application/json\r\n"
 KIB = 1024
 
 
@@ -334,7 +334,7 @@ class EdgeTests(RowCase):
     async def test_C16_C17_C20_C21_bad_requests_reach_no_backend(self) -> None:
         """Each is refused in JSON by a whole gateway, and what it smuggles is asked of nobody."""
         fake = self.fake()
-        await self.mesh(role(fake))
+        await self.mesh(role(fake), allowed_hosts=("gw",))
         before = len(fake.work)
         for name, (code, data) in BAD.items():
             if name.startswith("C7"):  # what is too large here is told by C7's own tests
@@ -453,7 +453,7 @@ class HeaderTests(RowCase):
         await self.mesh(role(fake))
         for value in (b"a\rX-Evil: 1", b"a\nX-Evil: 1", b"a\0b"):
             answer = await self.say(
-                b"GET /health HTTP/1.1\r\nHost: gw\r\nX-Request-Id: %b\r\n\r\n" % value
+                b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: %b\r\n\r\n" % value
             )
             self.assert_refused(answer, 400, "bad_request", retry=False)
         answer = await self.ask(model="coder\r\nX-Evil: 1")
@@ -691,7 +691,8 @@ class KeyTests(RowCase):
         origin = {"Origin": "http://evil.example"}
         asks = {"Access-Control-Request-Method": "POST", **origin}
         lines = "".join(f"{name}: {value}\r\n" for name, value in asks.items())
-        preflight = f"OPTIONS {CHAT} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{lines}\r\n"
+        ours = "Host: localhost\r\nConnection: close\r\n"
+        preflight = f"OPTIONS {CHAT} HTTP/1.1\r\n{ours}{lines}\r\n"
         answers = [await self.say(preflight.encode()), await (await self.send(origin)).closed]
         answers.append(await raw.get(reactor, self.port, "/v1/models", origin))
         for answer in answers:

@@ -163,7 +163,7 @@ class CutTests(StreamCase):
         self.assertTrue(client.line.closed)
         message = client.answer.events[-1]["error"]["message"]
         self.assertIn("static/coder-1 went away", message)
-        self.assertIn("'coder' is ready 2/2", message)
+        self.assertIn("'coder' is ready 1/2", message)
         self.assertTrue(self.end().startswith("cut:"))
 
     def test_half_an_event(self) -> None:

@@ -166,7 +166,8 @@ class AgainTests(DispatchCase):
             server.work[0].die()
             self.turn()
         self.assertEqual(servers[2].work, [])
-        self.assert_refused(client.answer, 502, "upstream_disconnected")
+        error = self.assert_refused(client.answer, 502, "upstream_disconnected")
+        self.assertIn("'coder' is ready 1/3", str(error["message"]))
         self.assertEqual(client.answer.headers["x-should-retry"], "false")
 
     def test_each_try_elsewhere(self) -> None:
@@ -224,6 +225,39 @@ class AgainTests(DispatchCase):
         self.net.spend(1)
         self.assert_refused(client.answer, 504, "upstream_timeout")
         self.assertTrue(a.work[0].left)
+
+
+class CacheTests(DispatchCase):
+    """Conversations go where their cache is."""
+
+    def ask_about(self, question: str) -> Client:
+        system = {"role": "system", "content": "You are careful. " * 99}
+        return self.ask(messages=[system, {"role": "user", "content": question}])
+
+    def believed(self, client: Client) -> int:
+        found: int = self.record(client)["believed_cached"]
+        return found
+
+    def test_a_slot_at_work_holds_nothing_for_others(self) -> None:
+        """What another request has in its slot counts only once that request is over."""
+        (a,) = self.mesh(1, policy=Policy.AFFINITY, slots=2)
+        first, second = self.ask_about("one"), self.ask_about("two")
+        for exchange in a.work:
+            exchange.json(200, whole("hi"))
+        self.turn()
+        third = self.ask_about("three")
+        self.serve(a)
+        self.assertEqual((self.believed(first), self.believed(second)), (0, 0))
+        self.assertGreater(self.believed(third), 300)
+
+    def test_a_request_that_failed_leaves_its_slot(self) -> None:
+        """Also what was read for an answer that never came is there for the next."""
+        (a,) = self.mesh(1, policy=Policy.AFFINITY, slots=2)
+        self.ask_about("one").leave()
+        self.turn()
+        second = self.ask_about("two")
+        self.serve(a)
+        self.assertGreater(self.believed(second), 300)
 
 
 class ElsewhereTests(DispatchCase):

@@ -63,6 +63,7 @@ class RefusalTests(EdgeTestCase):
                 b"connection": b"close",
                 b"x-request-id": b"req_0",
                 b"x-content-type-options": b"nosniff",
+                b"cache-control": b"no-store",
                 b"x-should-retry": b"false",
             },
             answer.headers,

@@ -19,8 +19,9 @@ from rolemesh.config.private import write_private
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import read_address, read_network
 from rolemesh.core.errors import Refusal
-from rolemesh.core.keys import ENTROPY, KeyKind, KeyRecord, Scope, mint, revoke
+from rolemesh.core.keys import ENTROPY, LEEWAY, KeyKind, KeyRecord, Scope, mint, revoke
 from rolemesh.gateway.keys import ADDRESSES, Failures, Gatekeeper, presented
+from rolemesh.gateway.store.key_shelf import KeyShelf
 
 NOW = 1_000_000.0
 HERE = IPv4Address("TCP", "10.0.0.9", 1)
@@ -62,6 +63,25 @@ class GatekeeperCase(SynchronousTestCase):
         return self.refusal(self.keeper.client, asking(key, source)).code
 
 
+class SourceTests(GatekeeperCase):
+    """Keys that are in no file."""
+
+    def test_closed_until_known(self) -> None:
+        """Keys that are still to be read let nobody in, with 503; then each counts."""
+        shelf = KeyShelf()
+        keeper = Gatekeeper(self.clock, shelf, shelf, now=lambda: NOW)
+        keeper.load()
+        for ask, key in ((keeper.client, self.key), (keeper.admin, self.key)):
+            self.assertEqual(self.refusal(ask, asking(key)).code, "state_unavailable")
+        refused = self.refusal(keeper.node, asking(self.token), "box2")
+        self.assertEqual(refused.code, "state_unavailable")
+        shelf.put_all({self.client.id: self.client, self.node.id: self.node})
+        self.assertEqual(keeper.client(asking(self.key)), self.client)
+        self.assertEqual(keeper.node(asking(self.token), "box2"), self.node)
+        shelf.put({self.client.id: revoke(self.client)})
+        self.assertEqual(self.refusal(keeper.client, asking(self.key)).code, "invalid_api_key")
+
+
 class ClientTests(GatekeeperCase):
     """A client's request."""
 
@@ -85,7 +105,7 @@ class ClientTests(GatekeeperCase):
     def test_expired_and_revoked(self) -> None:
         """C25: an expired, a revoked and a not yet valid key are refused as an unknown one is."""
         for record in (
-            evolve(self.client, expires_at=NOW),
+            evolve(self.client, expires_at=NOW - LEEWAY),
             revoke(self.client),
             evolve(self.client, not_before=NOW + 1000),
         ):
@@ -97,7 +117,7 @@ class ClientTests(GatekeeperCase):
         self.write(evolve(self.client, expires_at=NOW + 10))
         self.keeper.load()
         self.keeper.client(asking(self.key))
-        self.clock.advance(10)
+        self.clock.advance(10 + LEEWAY)
         self.assertEqual(self.code(self.key), "invalid_api_key")
 
     def test_networks(self) -> None:

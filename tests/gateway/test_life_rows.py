@@ -1,5 +1,6 @@
 """The gateway's own life with many clients, and with a clock that jumps: rows L1, L8 and L15."""
 
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from twisted.internet import reactor
@@ -56,6 +57,28 @@ class DrainTests(RowCase):
         self.kept.leave()
         await self.stopped
         self.assertLess(reactor.seconds() - began, 0.5 + 2.0)
+
+    async def test_P9_a_client_that_does_not_read(self) -> None:
+        """Who never reads its whole answer is cut off two seconds after the drain at the latest,
+        and nothing of it is left."""
+        names = tuple(f"{n:0200}" for n in range(5000))  # 1 MB in the list of models
+        life = await self.mesh(role(self.fake(), aliases=names), drain=0.5)
+        client = await self.connect()
+        client.get("/health", close=False)
+        await client.seen(b"ok")
+        client.transport.pauseProducing()
+        own, channels = client.transport.getHost().port, life._site.channels
+        (channel,) = (each for each in channels if each.getPeer().port == own)
+        client.transport.socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        channel.transport.socket.setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+        client.get("/v1/models", close=False)
+        await self.until("it is answered", lambda: bool(channel.transport.dataBuffer))
+        began = reactor.seconds()
+        await life.stopService()
+        self.assertLess(reactor.seconds() - began, 0.5 + 2.0)
+        await self.until("no connection is left", lambda: not channels)
+        client.transport.resumeProducing()
+        self.assertFalse((await client.closed).finished)
 
     async def test_L1_new_requests_and_kept_connections(self) -> None:
         """While it drains `/ready` is 503 at once, and a request ends its connection."""

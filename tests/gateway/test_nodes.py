@@ -54,6 +54,27 @@ class NodesCase(GatewayCase):
         return client.answer
 
 
+class GatewaysTests(NodesCase):
+    """Of which gateways a node is told."""
+
+    def told(self) -> list[tuple[list[str], str]]:
+        """By a registration, a heartbeat, and a heartbeat that came late."""
+        answers = [self.register(self.full())]
+        answers += [self.beat(self.full(generation=number)) for number in (2, 1)]
+        return [(answer.json["gateways"], answer.json["gateway"]) for answer in answers]
+
+    def test_where(self) -> None:
+        """Of this one, by the URL that its file names, and always which one it is that answers."""
+        self.begin(nodes=NodeRules(advertise="http://gw1.lan:8000"))
+        [(urls, id)] = {(tuple(urls), id) for urls, id in self.told()}
+        self.assertEqual((urls, len(id)), (("http://gw1.lan:8000",), 32))
+
+    def test_nowhere(self) -> None:
+        """A gateway that does not know by which URL it is reached tells none."""
+        self.begin()
+        self.assertEqual([urls for urls, _ in self.told()], [[]] * 3)
+
+
 class RegisterTests(NodesCase):
     """Both forms of a registration."""
 
@@ -110,6 +131,18 @@ class RegisterTests(NodesCase):
         self.assertEqual((backend["id"], backend["ready"], backend["slots"]), ("gpu0", True, 2))
         for secret in (b"sk-own", b"127.0.0.1"):
             self.assertNotIn(secret, answer.data)
+
+    def test_orphaned_slots(self) -> None:
+        """Slots that a node reports busy are orphans where nobody of ours waits for them."""
+        self.register(self.full(self.backend(slots=2)))
+        self.beat(self.full(self.backend(slots=2, slots_busy=1), generation=2))
+        self.assertEqual(self.orphans(), 1)
+        self.ask(model="coder")
+        self.assertEqual(self.orphans(), 0)
+
+    def orphans(self) -> object:
+        (node,) = self.get("/v1/nodes").json["data"]
+        return node["backends"][0]["orphaned_slots"]
 
     def test_leave(self) -> None:
         """A node that leaves is gone at once; one that is not there is 410."""
@@ -262,7 +295,7 @@ class ShapeTests(NodesCase):
     def test_N10_too_many(self) -> None:
         """More backends than a machine has GPUs are refused."""
         self.assertIn(
-            "backends", self.refused(self.full(*[self.backend(id=f"g{n}") for n in range(65)]))
+            "backends", self.refused(self.full(*[self.backend(id=f"g{n}") for n in range(17)]))
         )
 
     def test_N10_no_numbers(self) -> None:
@@ -278,7 +311,7 @@ class ShapeTests(NodesCase):
 
     def test_methods(self) -> None:
         """Wrong methods and paths are told by the table."""
-        self.assert_refused(self.get(REGISTER), 405, "method_not_allowed")
+        self.assert_refused(self.get(REGISTER, "PUT"), 405, "method_not_allowed")
         self.assert_refused(self.get("/v1/nodes/box2/nothing"), 404, "unknown_url")
 
 
@@ -336,6 +369,22 @@ class AddressTests(NodesCase):
         self.net.spend(5)
         self.assertEqual({host for host, *_ in self.net.tcpClients}, {"10.0.0.12"})
 
+    def test_N6_pinned_behind_tls(self) -> None:
+        """With https too, where the name stays because its certificate is verified by it."""
+        self.found = ["10.0.0.12"]
+        self.answer("https://box2.lan:8443")
+        self.found = ["127.0.0.1"]
+        self.net.spend(5)
+        self.assertEqual({host for host, *_ in self.net.tcpClients}, {"10.0.0.12"})
+
+    def test_B31_several_addresses(self) -> None:
+        """Of several addresses it is always the same, in whatever order a resolver tells them."""
+        for found in (["10.0.0.9", "10.0.0.12"], ["10.0.0.12", "10.0.0.9"]):
+            self.found = found
+            self.answer("http://box2.lan:8080")
+        self.net.spend(5)
+        self.assertEqual({host for host, *_ in self.net.tcpClients}, {"10.0.0.9"})
+
     def test_N6_unknown_name(self) -> None:
         """A name that leads nowhere is 400."""
         error = self.assert_refused(self.answer("http://nowhere.lan:8080"), 400, "bad_request")
@@ -362,6 +411,7 @@ class TokenTests(NodesCase):
         self.writer = self.token(2, node="box2", roles=("writer",))
         self.other = self.token(3, node="box3", roles="*")
         write_private(tokens, key_file_text(self.tokens))
+        self.file = tokens
         self.begin(keys=keys, nodes=NodeRules(tokens=tokens))
 
     def token(self, number: int, **more: Any) -> dict[str, str]:
@@ -372,7 +422,7 @@ class TokenTests(NodesCase):
     def test_own(self) -> None:
         """A token registers its own node."""
         self.assertEqual(self.register(self.plain(), **self.writer).json["refused"], [])
-        self.assertEqual(self.ready("writer"), (1, 1))
+        self.assertEqual(self.ready("writer", **self.client_key), (1, 1))
 
     def test_N8_anothers(self) -> None:
         """Another's token, a client's key and none at all do not, nor do they beat or leave."""
@@ -386,6 +436,30 @@ class TokenTests(NodesCase):
             self.assertEqual([answer.status for answer in answers], [status] * 3)
         listed = self.get("/v1/nodes", **self.client_key).json["data"]
         self.assertEqual([node["node"] for node in listed], ["box2"])
+
+    def test_N8_revoked(self) -> None:
+        """Within two seconds of its token's end a node gets nothing new, also one without an agent;
+        what it answers it may finish, and it does not come back by that token."""
+        for told in (self.plain(), self.full(self.backend(roles=["writer"]))):
+            self.register(told, **self.writer)
+            client = self.ask(model="writer", headers=self.client_key)
+            ended = [evolve(each, disabled=each.node == "box2") for each in self.tokens]
+            write_private(self.file, key_file_text(ended))
+            self.net.spend(2)
+            self.assertEqual(self.ready("writer", **self.client_key), (0, 0))
+            self.assertEqual(self.register(told, **self.writer).status, 401)
+            self.server.work[-1].json(200, whole("hi"))
+            self.turn()
+            self.assertEqual(client.answer.json, whole("hi"))
+            write_private(self.file, key_file_text(self.tokens))
+            self.net.spend(1)
+
+    def test_N8_unreadable_tokens(self) -> None:
+        """While nobody can tell who is revoked, nobody is let go."""
+        self.register(self.full(self.backend(roles=["writer"])), **self.writer)
+        self.file.chmod(0o644)
+        self.net.spend(5)
+        self.assertEqual(self.ready("writer", **self.client_key), (1, 1))
 
     def test_N8_no_chat(self) -> None:
         """A node's token asks for no answer and sees no nodes."""
@@ -403,8 +477,8 @@ class TokenTests(NodesCase):
             for name in ("coder", "planner")
         ]
         self.assertEqual(messages, wanted)
-        self.assertEqual(self.ready("writer"), (1, 1))
-        self.assertEqual(self.ready("coder"), (0, 0))
+        self.assertEqual(self.ready("writer", **self.client_key), (1, 1))
+        self.assertEqual(self.ready("coder", **self.client_key), (0, 0))
         answer = self.ask(headers=self.client_key).answer
         self.assert_refused(answer, 503, "role_unavailable")
 

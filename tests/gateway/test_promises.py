@@ -250,6 +250,42 @@ class LostRequestTests(PromiseCase):
         self.assertLessEqual(sum(self.used(*servers)), 2 * 40)
         self.assert_nothing_left(*servers)
 
+    def test_P4_all_fail_for_long(self) -> None:
+        """Where every backend fails each of 600 requests, about a fifth of them is tried again."""
+        servers = self.mesh(4)
+        for n in range(600):
+            client = self.ask(messages=[{"content": f"{n}"}])
+            for _ in range(20):
+                if client.answered:
+                    break
+                for exchange in [each for s in servers for each in s.work if is_open(each)]:
+                    exchange.json(500, ERROR)
+                self.turn()
+            self.assert_refused(client.answer, 502, "upstream_error")
+            self.net.spend(0.1)
+        beginning = 10 + 2 * len(servers)  # saved retries, and failures before a backend is doubted
+        self.assertLessEqual(sum(self.used(*servers)), 1.2 * 600 + beginning)
+        self.assert_nothing_left(*servers)
+
+    def test_P4_a_backend_with_a_hundred_requests_dies(self) -> None:
+        """All of its requests are tried again where a healthy backend is, though another one fails
+        whatever it is asked, and though that is far more than a fifth."""
+        dying, bad, good = servers = [self.net.server() for _ in range(3)]
+        self.start(role(*servers, slots=100))
+        clients = [self.ask(messages=[{"content": f"{n}"}]) for n in range(100)]
+        for exchange in dying.work:
+            exchange.die()
+        for _ in range(200):
+            self.turn()
+            for exchange in [each for each in bad.work if is_open(each)]:
+                FAULTS["html"](exchange)
+            for exchange in [each for each in good.work if is_open(each)]:
+                self.answer(exchange)
+        for client in clients:
+            self.assertEqual(client.answer.status, 200, client.answer.data)
+        self.assertEqual(self.used(*servers)[0], 100)
+        self.assert_nothing_left(*servers)
+
     def test_P7_poison(self) -> None:
         """A request takes down two backends, is refused for ten minutes, and others are not."""
         servers = self.mesh(4)

@@ -111,7 +111,7 @@ class RecordsTests(SynchronousTestCase):
             record = self.records.open(name, "/")
             record.key = key
             self.records.close(record)
-        self.records.open("c", "/").key = "k1"
+        self.records.open("c", "/", "k1")
         last = {key: self.records.last(key) for key in ("k1", "k2", "k3", None)}
         ids = {key: record and record.id for key, record in last.items()}
         self.assertEqual(ids, {"k1": "a", "k2": "b", "k3": None, None: "b"})

@@ -10,7 +10,9 @@ from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId, BackendState, Requirements, Role, Target
 from rolemesh.core.report import BackendReport, LastExit, Registration
 from rolemesh.core.routing import Candidate
-from rolemesh.gateway.entries import Entry, Props
+from rolemesh.core.sharing import WINDOW, Share
+from rolemesh.core.usage import Timings
+from rolemesh.gateway.entries import READ_RATE, USUAL_WORK, Entry, Props
 from rolemesh.gateway.registry import FORGET, LEASE, Registry
 
 GPU0 = BackendId("box2", "gpu0")
@@ -377,7 +379,7 @@ class StateTests(RegistryCase):
         """Late words about a backend that has left are nothing."""
         self.registry.sign(GPU0, Sign.SERVED)
         self.registry.give(GPU0, 1.0)
-        self.registry.learn(GPU0, 1.0, 1.0)
+        self.registry.learn(GPU0, Timings(prompt_n=1, prompt_ms=1.0))
         self.registry.read(GPU0, Props(1, 1))
         self.assertEqual(list(self.registry), [])
 
@@ -424,23 +426,51 @@ class CountTests(RegistryCase):
 
     def test_elsewhere(self) -> None:
         """What a node reports busy beyond our own requests takes slots, what is ours does not."""
-        self.tell(full(report(slots=2, slots_busy=2), generation=1))
-        self.assertEqual(self.candidate().elsewhere, 2)
         self.registry.take(GPU0, "coder", 1.0)
+        self.tell(full(report(slots=3, slots_busy=2), generation=1))
         self.assertEqual(self.candidate().elsewhere, 1)
+        self.assertFalse(self.candidate().full)
+        self.registry.take(GPU0, "coder", 1.0)
         self.assertTrue(self.candidate().full)
 
+    def test_ours_that_ended_are_nobody_elses(self) -> None:
+        """Requests that end after a report, or shortly before it, leave their slots free."""
+        self.registry.take(GPU0, "coder", 1.0)
+        self.registry.take(GPU0, "coder", 1.0)
+        self.tell(full(report(slots=2, slots_busy=2), generation=1))
+        self.registry.give(GPU0, 1.0)
+        self.assertEqual((self.candidate().elsewhere, self.candidate().full), (0, False))
+        self.tell(full(report(slots=2, slots_busy=2), generation=2))
+        self.assertEqual((self.candidate().elsewhere, self.candidate().full), (0, False))
+        self.clock.advance(WINDOW)
+        self.tell(full(report(slots=2, slots_busy=2), generation=3))
+        self.assertEqual((self.candidate().elsewhere, self.candidate().full), (1, True))
+
+    def test_others_work_counts(self) -> None:
+        """Work that other gateways brought weighs as ours does, until a report without it."""
+        self.tell(full(report(slots=4, slots_busy=2), generation=1))
+        self.assertEqual(self.candidate().ahead, 2 * USUAL_WORK)
+        self.registry.take(GPU0, "coder", 3.0)
+        self.assertEqual(self.candidate().ahead, 9.0)
+        self.tell(full(report(slots=4, slots_busy=1), generation=2))
+        self.assertEqual(self.candidate().ahead, 3.0)
+
+    def test_overshoot(self) -> None:
+        """Requests that came for slots that were taken meanwhile are counted, until they are."""
+        self.registry.take(GPU0, "coder", 1.0)
+        self.tell(full(report(slots=2, slots_busy=2, waiting=2), generation=1))
+        self.assertEqual(self.entry().share, Share(elsewhere=1, overshoot=2))
+        self.tell(full(report(slots=2, slots_busy=2), generation=2))
+        self.assertEqual(self.entry().share.overshoot, 0)
+
     def test_rates(self) -> None:
-        """A backend's rates are what it showed first, and then move towards what it shows."""
-        self.assertIsNone(self.entry().read_rate)
-        self.registry.learn(GPU0, 100.0, None)
-        self.assertEqual((self.entry().read_rate, self.entry().write_rate), (100.0, None))
-        self.registry.learn(GPU0, 200.0, 99.0)
-        self.assertTrue(100.0 < (self.entry().read_rate or 0.0) < 200.0)
-        for _ in range(50):
-            self.registry.learn(GPU0, 200.0, None)
-        self.assertAlmostEqual(self.entry().read_rate or 0.0, 200.0, 1)
-        self.assertEqual(self.entry().write_rate, 99.0)
+        """A backend is as fast as it was seen to be, and read rates count in the choice."""
+        self.assertEqual((self.entry().reading.seen, self.candidate().read_rate), (None, READ_RATE))
+        self.registry.learn(GPU0, Timings(prompt_n=1000, prompt_ms=10_000.0))
+        self.assertEqual((self.entry().reading.seen, self.entry().writing.seen), (100.0, None))
+        self.assertTrue(100.0 < self.candidate().read_rate < 150.0)
+        self.registry.learn(GPU0, Timings(predicted_n=99, predicted_ms=1000.0))
+        self.assertEqual((self.entry().reading.seen, self.entry().writing.seen), (100.0, 99.0))
 
 
 class StaticTests(RegistryCase):

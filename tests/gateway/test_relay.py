@@ -13,7 +13,16 @@ from twisted.web.http import PotentialDataLoss
 
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.sse import BrokenStream, WholeEvents
-from rolemesh.gateway.relay import Body, Broken, Client, Collector, Patience, SlowClient, never
+from rolemesh.gateway.relay import (
+    LOOK_AT,
+    Body,
+    Broken,
+    Client,
+    Collector,
+    Patience,
+    SlowClient,
+    never,
+)
 from rolemesh.gateway.upstream import TryFailed
 
 PATIENCE = Patience(idle=60, until=3600, reader=30)
@@ -223,14 +232,18 @@ class PourTests(RelayCase):
         self.failureResultOf(poured, Broken)
 
     def test_collector(self) -> None:
-        """A collector takes everything and sets no pace."""
+        """A collector takes everything, looks at many pieces at once, and sets no pace."""
         taken: list[bytes] = []
+        collector = Collector(taken.append)
         self.come(b"a.")
-        poured = self.body.pour(Collector(taken.append), PATIENCE)
-        self.come(b"b")
+        poured = self.body.pour(collector, PATIENCE)
+        for _ in range(LOOK_AT):
+            self.come(b"b")
         self.end()
         self.successResultOf(poured)
-        self.assertEqual(taken, [b"a.", b"b"])
+        collector.finish()
+        collector.finish()
+        self.assertEqual(taken, [b"a." + b"b" * (LOOK_AT - 2), b"bb"])
 
 
 class PatienceTests(RelayCase):
@@ -332,7 +345,7 @@ class ClientTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.request = cast(Any, Written())
         self.tapped: list[bytes] = []
-        self.client = Client(self.request, self.tapped.append, WholeEvents().feed)
+        self.client = Client(self.request, self.tapped.append, WholeEvents())
 
     def test_half_events_are_held_back(self) -> None:
         """Half an event reaches neither client nor tap before its rest is there."""
@@ -345,9 +358,9 @@ class ClientTests(SynchronousTestCase):
 
     def test_producer(self) -> None:
         """The upstream is the request's producer for as long as it pours."""
-        producer: Any = object()
-        self.client.begin(producer)
-        self.assertIs(self.request.producer, producer)
+        body = Body(Clock(), never, 100)
+        self.client.begin(body)
+        self.assertIs(self.request.producer, body)
         self.client.end()
         self.assertIsNone(self.request.producer)
 

@@ -1,10 +1,17 @@
 """What only the kernel's buffers show of `rolemesh.gateway.relay`: rows C2, C3 and P6."""
 
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+
+from rolemesh.gateway.eager import Shortcut
+from rolemesh.gateway.lane import Lane
 from tests.doubles.mesh import MeshCase, sleep
 from tests.doubles.reply import Call
 from tests.doubles.slots import Speed
 
 SLOW = Speed(decode=20)
+reactor: Any = _reactor
 
 
 class PressureTests(MeshCase):
@@ -27,6 +34,26 @@ class PressureTests(MeshCase):
         pauses = call.pauses
         await sleep(0.3)
         return pauses == call.pauses
+
+
+class LaneTests(MeshCase):
+    """Where the events of a stream are read."""
+
+    async def test_by_the_shortcut(self) -> None:
+        """A plain stream is read in the lane and goes on from there at once, until its end."""
+        fake = self.fake(speed=SLOW, length=20)
+        await self.gateway(fake)
+        client = await self.begin(stream=True)
+        await client.seen(b"data:")
+        await self.until("it takes the shortcut", lambda: self.takers() == [Shortcut])
+        await client.seen(b"[DONE]")
+        await self.until("nothing is left in the lane", lambda: self.takers() == [])
+
+    def takers(self) -> list[type]:
+        """Who takes what is read in a lane."""
+        lanes = [each for each in reactor.getReaders() if isinstance(each, Lane)]
+        places = [place for lane in lanes for place in lane._places.values()]
+        return [type(place.take.__self__) for place in places]  # type: ignore[attr-defined]
 
 
 class LeavingTests(MeshCase):

@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 from rolemesh.config.node import Restart, Run
 from rolemesh.core.endings import Reason
 from rolemesh.core.vigil import Pulse, Signs
-from rolemesh.node.means import CannotStart, Door, Facts, Means, Unkillable
-from rolemesh.node.process import Child
+from rolemesh.node.logs import LineCutter
+from rolemesh.node.means import CannotStart, Door, Facts, Means, Taken, Unkillable
+from rolemesh.node.process import Child, Exit
 
 
 class FakeTransport:
@@ -74,8 +75,22 @@ class FakeGround:
     shown: Signs = field(factory=Signs)
     lost: str = ""
     left: str = ""
+    taken: Taken | None = None
+    keeping: bool = False
     recorded: list[int] = field(factory=list)
     cleaned: list[str] = field(factory=list)
+
+    async def adopt(
+        self,
+        run: Run,  # noqa: ARG002
+        cutter: LineCutter,  # noqa: ARG002
+        exited: Callable[[Exit], None],  # noqa: ARG002
+    ) -> Taken | None:
+        taken, self.taken = self.taken, None
+        return taken
+
+    def keeps(self, run: Run) -> bool:  # noqa: ARG002
+        return self.keeping
 
     async def make_room(self, run: Run) -> None:  # noqa: ARG002
         if self.left:

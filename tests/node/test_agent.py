@@ -16,7 +16,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.process import ProcessReader
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent as HttpAgent
 from twisted.web.resource import Resource
@@ -48,12 +48,13 @@ class Gateway(Resource):
         super().__init__()
         self.told: list[tuple[str, str]] = []
         self.last: Registration | None = None
+        self.others: list[str] = []
 
     def render(self, request: Request) -> bytes:
         self.told.append((request.method.decode(), request.path.decode()))
         if request.method == b"POST":
             self.last = read_registration(body_of(request))
-        answer = {"node": "box2", "lease_s": 15, "heartbeat_s": 0.5}
+        answer = {"node": "box2", "lease_s": 15, "heartbeat_s": 0.5, "gateways": self.others}
         return json.dumps(answer).encode()
 
     def backend(self, id: str = "gpu0") -> BackendReport | None:
@@ -102,10 +103,14 @@ class AgentTestCase(TestCase):
         self.state = Path(self.mktemp()).absolute()
         self.state.mkdir()
         self.gateway = Gateway()
-        site: Any = Site(self.gateway)
+        self.url = self.serve(self.gateway)
+
+    def serve(self, gateway: Gateway) -> str:
+        """A gateway of words, and where it is."""
+        site: Any = Site(gateway)
         port: Any = reactor.listenTCP(0, site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        self.url = f"http://127.0.0.1:{port.getHost().port}"
+        return f"http://127.0.0.1:{port.getHost().port}"
 
     def run_entry(self, id: str = "gpu0", **more: Any) -> Run:
         entry = Run(id, self.alias, self.file, slots=2, context=512, roles=("coder",))
@@ -221,6 +226,20 @@ class LifeTests(AgentTestCase):
         await self.ready()
         release.set()
 
+    async def test_a_second_gateway_is_told_without_an_edit(self) -> None:
+        """The first one tells of it; the next agent knows it from the start."""
+        second = Gateway()
+        self.gateway.others = [self.serve(second)]
+        agent = self.start()
+        await until(lambda: second.last)
+        self.assertIn(("POST", "/v1/nodes/register"), second.told)
+        await agent.stopService()
+        self.assertEqual(second.told[-1], ("DELETE", "/v1/nodes/box2"))
+        self.gateway.others = []
+        second.last = None
+        self.start()
+        await until(lambda: second.last)
+
     async def test_the_machines_own_load_is_told(self) -> None:
         """Processors, memory and load come with each report."""
         self.start(self.run_entry())
@@ -315,7 +334,7 @@ class FailureTests(AgentTestCase):
 
 
 class ReloadTests(AgentTestCase):
-    async def test_only_what_changed_is_touched(self) -> None:
+    async def test_A32_only_what_changed_is_touched(self) -> None:
         """One entry stays with its process, one goes, one comes."""
         agent = self.start(self.run_entry(), self.run_entry("old"))
         kept, _ = await self.ready(), await self.ready("old")
@@ -326,3 +345,21 @@ class ReloadTests(AgentTestCase):
         self.assertEqual((now.key, now.restarts), (kept.key, 0))
         self.assertIsNone(self.gateway.backend("old"))
         self.assertEqual(len(servers_of_ours(self.alias)), 2)
+
+    async def test_A32_a_changed_entry_is_started_after_its_old_server_has_ended(self) -> None:
+        """Never both on one GPU; its neighbour is not touched."""
+        agent = self.start(self.run_entry(), self.run_entry("gpu1"))
+        first, neighbour = await self.ready(), await self.ready("gpu1")
+        most: list[int] = []
+        watching = LoopingCall(lambda: most.append(len(servers_of_ours(self.alias))))
+        watching.start(0.01)
+        await agent.run((self.run_entry(context=256), self.run_entry("gpu1")))
+        await until(lambda: self.context() == 256)
+        watching.stop()
+        self.assertEqual(max(most), 2)
+        self.assertNotEqual((await self.ready()).key, first.key)
+        self.assertEqual((await self.ready("gpu1")).key, neighbour.key)
+
+    def context(self) -> int:
+        backend = self.gateway.backend()
+        return backend.context if backend and backend.state is State.READY else 0

@@ -14,8 +14,15 @@ class ChaosTests(SynchronousTestCase):
 
     def test_A20_P13_random_ends_leave_nothing_and_nothing_twice(self) -> None:
         """Twenty rounds of SIGKILL, SIGTERM and SIGSEGV to the agent or a server."""
+        self.play(20, keep=False)
+
+    def test_A20_P13_random_ends_lose_no_server_that_is_kept(self) -> None:
+        """Ten rounds with `on_exit: keep`: each is adopted, once, and the last stop ends all."""
+        self.play(10, keep=True)
+
+    def play(self, rounds: int, keep: bool) -> None:
         need(sys.platform == "linux", "Linux")
         need(importlib.util.find_spec("psutil") is not None, "psutil")
-        outcome = chaos(20, entries=2, seed=20)
-        self.assertEqual(outcome.rounds, 20)
+        outcome = chaos(rounds, entries=2, seed=20, keep=keep)
+        self.assertEqual(outcome.rounds, rounds)
         self.assertTrue(outcome.clean, "\n".join(outcome.lines()))

@@ -69,6 +69,13 @@ class EnvironmentTests(SynchronousTestCase):
         env = environment({"A": "agent", "B": "agent"}, entry, "ours", ())
         self.assertEqual(env, {"A": "file", "B": "agent", "LLAMA_API_KEY": "ours"})
 
+    def test_keys_of_the_mesh_are_not_the_server_s(self) -> None:
+        """A server inherits no key, token or database of the mesh, under whatever name."""
+        token = "rmn_ab23cd45_" + "x" * 43
+        ours = {"ROLEMESH_KEY": "k", "ROLEMESH_ADMIN_KEY": "k", "ROLEMESH_STORE": "postgresql://x"}
+        env = environment({**ours, "MY_TOKEN": f"{token}\n", "HOME": "/x"}, run(), "own", ())
+        self.assertEqual(env, {"HOME": "/x", "LLAMA_API_KEY": "own"})
+
     def test_secrets_are_known_by_their_names(self) -> None:
         """Our key and what `env` calls a key, token, secret or password stay out of the log."""
         entry = run(env={"HF_TOKEN": "t", "GGML_DEBUG": "1"})

@@ -17,6 +17,7 @@ from rolemesh.core.commands import LONGEST_COMMAND, Command, Kind, Result, read_
 from rolemesh.core.sse import KEEP_ALIVE, event
 from rolemesh.node.calls import Answer, Caller
 from rolemesh.node.command_stream import BEAT, LOOK_EVERY, SILENCE, CommandStream
+from rolemesh.tls.client import Untrusted
 
 PATH = "http://gw:8000/v1/nodes/box2"
 
@@ -58,7 +59,7 @@ class Stream:
 
 
 class FakeAgent:
-    """Opens a stream with the next of `codes`; None refuses the connection."""
+    """Opens a stream with the next of `codes`; None refuses the connection, 0 is not trusted."""
 
     def __init__(self) -> None:
         self.codes: list[int | None] = []
@@ -71,6 +72,8 @@ class FakeAgent:
         answered: Deferred[Any] = Deferred()
         if code is None:
             answered.errback(Failure(ConnectionRefusedError()))
+        elif code == 0:
+            answered.errback(Failure(Untrusted("its certificate is not for gw")))
         else:
             self.streams.append(Stream(code))
             answered.callback(self.streams[-1])
@@ -289,10 +292,16 @@ class ConnectionTests(StreamCase):
         told = [each for each in self.events if "no commands" in str(each["log_format"])]
         self.assertEqual([each["why"] for each in told], ["it answered 401"])
 
+    def test_A26_a_wrong_certificate(self) -> None:
+        """So is one that is not trusted, and the log has the reason, once."""
+        self.assertEqual(self.times(0, 0, within=119), [60.0])
+        told = [each for each in self.events if "no commands" in str(each["log_format"])]
+        self.assertEqual([each["why"] for each in told], ["its certificate is not for gw"])
+
     def test_A23_away(self) -> None:
-        """A gateway that is away is tried after 1, 2, 4 … 30 s, for ever."""
-        found = self.times(*[None] * 9, within=100)
-        self.assertEqual(found, [1, 3, 7, 15, 31, 61, 91])
+        """As often as it is told, at chance's least: after 0.6, 1.2, 2.4, 3, 3 … s, for ever."""
+        found = self.times(*[None] * 8, within=21)
+        self.assertEqual(found, [1, 2.5, 5, 8, 11, 14, 17, 20])
 
     def test_A24_unknown(self) -> None:
         """A gateway that does not know us yet is asked every two seconds."""

@@ -1,5 +1,6 @@
 """What stands in the way of a start on this machine, with real files and a fake NVML's samples."""
 
+import errno
 import importlib.util
 import subprocess
 import sys
@@ -15,13 +16,15 @@ from rolemesh.config.node import GpuChoice, Run
 from rolemesh.core.endings import Reason
 from rolemesh.core.fit import GB
 from rolemesh.core.report import GpuReport
-from rolemesh.node import machine, survivors
+from rolemesh.node import past, room, survivors
 from rolemesh.node.aside import Aside
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.identity import Records
-from rolemesh.node.machine import Machine, Past
+from rolemesh.node.logs import LineCutter
+from rolemesh.node.machine import Machine
 from rolemesh.node.means import CannotStart, Unkillable
-from tests.real.harness import need
+from rolemesh.node.process import Child
+from tests.real.harness import free_port, need
 
 CARD = GpuReport(uuid="GPU-a", name="H100", index=0, memory_total=80 * GB, memory_used=0)
 
@@ -39,10 +42,13 @@ class MachineTestCase(TestCase):
         self.run_entry = Run("gpu0", "tiny", file, GpuChoice((0,)), slots=2, context=512)
         records = Records(state / "servers")
         clock: Any = reactor
-        past = Past(Aside(clock), records, survivors.Survivors(records, "me"), "me")
+        before = past.Past(clock, Aside(clock), records, "me")
         self.gpus = Gpus(clock, clock, {})
         self.gpus.sample = (CARD,)
-        self.machine = Machine(clock, clock, range(18100, 18101), self.gpus, {}, past, Aside(clock))
+        first = free_port()
+        self.machine = Machine(
+            clock, clock, range(first, first + 1), self.gpus, {}, before, Aside(clock)
+        )
 
     async def refusal(self, run: Run) -> CannotStart:
         try:
@@ -92,8 +98,8 @@ class DiskTests(MachineTestCase):
         """After two seconds the server is started, and so is its neighbour."""
         release = threading.Event()
         self.addCleanup(release.set)
-        self.patch(machine, "read_weights", lambda _: release.wait())
-        self.patch(machine, "DISK", 0.05)
+        self.patch(room, "read_weights", lambda _: release.wait())
+        self.patch(room, "DISK", 0.05)
         await self.machine.make_room(self.run_entry)
         await self.machine.make_room(evolve(self.run_entry, id="other"))
 
@@ -102,7 +108,7 @@ class DiskTests(MachineTestCase):
         release = threading.Event()
         self.addCleanup(release.set)
         self.patch(Records, "read", lambda _: release.wait())
-        self.patch(machine, "CLEARING", 0.05)
+        self.patch(past, "CLEARING", 0.05)
         await self.machine.make_room(self.run_entry)
 
 
@@ -132,3 +138,22 @@ class GpuTests(MachineTestCase):
         neighbour = await self.refusal(evolve(self.run_entry, id="other"))
         self.assertIn("gpu0, on the same GPU, left a process that outlives SIGKILL", str(neighbour))
         await self.machine.make_room(evolve(self.run_entry, id="third", gpu=GpuChoice(none=True)))
+
+
+class NoProcesses:
+    """A machine that has room for no other process."""
+
+    def spawnProcess(self, *_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+class ForkTests(MachineTestCase):
+    async def test_A39_a_fork_that_is_refused_is_a_start_that_failed(self) -> None:
+        """By the error's name; the agent lives, and its port is tried again."""
+        self.patch(self.machine, "_processes", NoProcesses())
+        door = self.machine.open_door(self.run_entry)
+        cutter = LineCutter(lambda _: None)
+        with self.assertRaises(CannotStart) as refused:
+            self.machine.run_server(self.run_entry, door, Child(cutter, cutter, lambda _: None))
+        self.assertEqual(str(refused.exception.ending), "exec_failed: EAGAIN")
+        self.assertEqual(self.machine.open_door(self.run_entry).port, door.port)

@@ -36,11 +36,14 @@ class LlamaServer(Resource):
         self.key: str | None = "ours"
         self.props: Any = PROPS
         self.slots: Any = [{"is_processing": True}, {"is_processing": False}]
+        self.deferred = 3
         self.asked: list[str] = []
 
     def render(self, request: Request) -> bytes:
         path = request.path.decode()
         self.asked.append(path)
+        if path == "/metrics":
+            return b"# TYPE x gauge\nllamacpp:requests_deferred %d\n" % self.deferred
         if self.loading:
             request.setResponseCode(503)
         elif path != "/health" and not self._knows(request):
@@ -160,6 +163,14 @@ class SlotsTests(ProbeTestCase):
         self.server.slots = [{"is_processing": True}] * 2
         self.settle(2)
         self.assertEqual([pulse.busy for pulse in seen], [1, 2])
+
+    def test_waiting(self) -> None:
+        """While every slot works, those that wait for one are counted; else nobody waits."""
+        seen = self.watch()
+        self.assertNotIn("/metrics", self.server.asked)
+        self.server.slots = [{"is_processing": True}] * 2
+        self.settle(2)
+        self.assertEqual([(pulse.busy, pulse.waiting) for pulse in seen], [(1, 0), (2, 3)])
 
     def test_what_cannot_be_counted_is_unknown(self) -> None:
         """An error, or an answer of another shape, is None and not zero, but it is an answer."""

@@ -16,7 +16,7 @@ from rolemesh.core.model import BackendState as State
 from rolemesh.core.report import GpuProcess, GpuReport, encode
 from rolemesh.core.vigil import Pulse, Signs
 from rolemesh.node.hostmeter import HostMeter
-from rolemesh.node.means import CannotStart, Facts, Stranger
+from rolemesh.node.means import CannotStart, Door, Facts, Stranger, Taken
 from rolemesh.node.snapshot import Snapshots, backend_report
 from rolemesh.node.supervisor import Server
 from tests.node.fakes import FakeGround, FakeProbe, FakeProcess, means
@@ -177,6 +177,23 @@ class ExitTests(LifeTestCase):
         self.assertIs(self.server.last_ending.reason, Reason.HOST_MEMORY)
         self.assertEqual(self.server.retry_in, 10)
 
+    def test_A11_a_crash_is_told_by_its_signal(self) -> None:
+        """SIGSEGV and SIGABRT pause as any exit, with the lines before them, and are told at once:
+        a gateway then knows that what it had under way there died."""
+        for number, name in ((signal.SIGSEGV, "SIGSEGV"), (signal.SIGABRT, "SIGABRT")):
+            self.become_ready()
+            self.process.say(b"GGML_ASSERT(x) failed")
+            told = self.changes
+            self.process.exit(None, number)
+            self.assertEqual(self.changes, told + 1)
+            report = backend_report(self.server)
+            assert report is not None
+            assert report.last_exit is not None
+            self.assertEqual(report.state, State.BACKOFF)
+            self.assertEqual(report.last_exit.reason, f"signal: killed:{int(number)} {name}")
+            self.assertEqual(report.last_exit.lines, ("GGML_ASSERT(x) failed",))
+            self.clock.advance(5)
+
     def test_the_questions_end_with_the_process(self) -> None:
         """Nobody asks a process that is gone."""
         self.process.exit(1)
@@ -285,6 +302,16 @@ class ProgressTests(LifeTestCase):
         self.look(2, Pulse(True, 0))
         self.assertIs(self.server.state, State.READY)
 
+    def test_A34_a_sleep_that_no_clock_counts(self) -> None:
+        """Suspended for an hour: nothing is told to be ready before it has answered again."""
+        self.look(2, Pulse(True, 0))
+        self.server.woke()
+        self.assertIs(self.server.state, State.SUSPECT)
+        self.clock.advance(2)
+        self.assertIs(self.server.state, State.SUSPECT)
+        self.look(2, Pulse(True, 0))
+        self.assertIs(self.server.state, State.READY)
+
     def test_A8_a_suspect_that_moves_is_ready_again(self) -> None:
         """And takes requests again; in between its report said for how long it stood."""
         self.look(34, self.working)
@@ -385,6 +412,93 @@ class GroundTests(LifeTestCase):
         self.assertIs(self.server.state, State.GPU_LOST)
 
 
+class FakeAdopted:
+    """A process of an earlier agent."""
+
+    pid = 4711
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def watch(self) -> None:
+        self.told.append("watch")
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+    def leave(self) -> None:
+        self.told.append("leave")
+
+
+class KeepTests(LifeTestCase):
+    """A server that outlives its agent."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.adopted = FakeAdopted()
+        door = Door("127.0.0.1", 18107, "qwen3", "old key")
+        self.ground.keeping = True
+        self.ground.taken = Taken(
+            door, self.adopted, 600.0, secrets=["old key"], tail=[b"loaded with old key"]
+        )
+        self.clock.advance(10)
+        self.second = Server(
+            self.server.run, means(self.clock, self.ground, self.probe), self._changed
+        )
+        self.before = self.starts
+        self.second.start()
+
+    def test_A20_it_is_taken_over_and_nothing_is_started(self) -> None:
+        """The same process, port and key, and what it said last without the key."""
+        self.assertEqual((self.starts, self.second.pid), (self.before, 4711))
+        self.assertEqual(self.probe.asked[-1].port, 18107)
+        self.assertEqual(self.adopted.told, ["watch"])
+        self.assertEqual(self.second.log.tail(5), ["loaded with ***"])
+
+    def test_A20_it_is_reported_as_soon_as_it_has_answered(self) -> None:
+        """Until then a gateway is not told, as it would take it for gone."""
+        self.assertTrue(self.second.settling)
+        self.become_ready()
+        self.assertFalse(self.second.settling)
+        self.assertEqual((self.second.state, self.second.restarts), (State.READY, 0))
+
+    def test_A21_a_load_that_began_before_us_keeps_its_clock(self) -> None:
+        """Ten minutes under the other agent count; for a hang it is watched from now on."""
+        self.probe.loading()
+        self.assertFalse(self.second.settling)
+        self.clock.advance(2)
+        report = backend_report(self.second)
+        assert report is not None
+        self.assertIn("loading for 602 s", report.progress)
+        self.clock.pump([2] * 148)
+        self.assertIs(self.second.state, State.LOADING)
+        self.clock.pump([2] * 4)
+        self.assertEqual(self.adopted.told, ["watch", "kill"])
+
+    def test_A20_an_agent_that_ends_leaves_it_alone(self) -> None:
+        """No signal, no timer, no question; its later end is none of ours."""
+        self.become_ready()
+        self.assertTrue(self.second.leave())
+        self.assertEqual(self.adopted.told, ["watch", "leave"])
+        self.server.stop()
+        self.process.exit(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_A30_what_the_next_agent_would_not_know_is_stopped(self) -> None:
+        """Without a record nothing is left running."""
+        self.become_ready()
+        self.ground.keeping = False
+        self.assertFalse(self.second.leave())
+
+    def test_A20_a_pause_is_not_left(self) -> None:
+        """There is no process that could go on."""
+        self.process.exit(1)
+        self.assertFalse(self.server.leave())
+
+
 class StopTests(LifeTestCase):
     def test_A12_a_stop_is_asked_for_first(self) -> None:
         """SIGTERM, and SIGCONT so that a stopped process hears it; then gone."""
@@ -443,7 +557,24 @@ class ReportTests(LifeTestCase):
         self.assertEqual((report.id, report.model, report.roles), ("gpu0", "qwen3", ("coder",)))
         self.assertEqual((report.context, report.slots, report.build), (2048, 2, "b11434"))
         self.assertEqual((report.state, report.slots_busy), (State.READY, 1))
+        self.probe.tell(Pulse(True, 2, waiting=3))
+        self.clock.advance(1.5)
+        report = backend_report(self.server)
+        assert report is not None
+        self.assertEqual((report.slots_busy, report.waiting, report.slots_age), (2, 3, 1.5))
         self.assertEqual((report.base_url, report.key), ("http://127.0.0.1:18100", "key-0"))
+
+    def test_busy_slots_are_news(self) -> None:
+        """Gateways that share its slots hear when more or fewer of them work, and of nothing else
+        that moves there."""
+        self.become_ready()
+        changes = self.changes
+        for pulse in (Pulse(True, 2), Pulse(True, 2, waiting=1), Pulse(True, 1)):
+            self.probe.tell(pulse)
+            changes += 1
+            self.assertEqual(self.changes, changes)
+        self.probe.tell(Pulse(True, 1, ("progress",)))
+        self.assertEqual(self.changes, changes)
 
     def test_the_report_of_a_pause_says_why_and_how_long(self) -> None:
         """The class, the last lines and the seconds to the next start reach the gateway."""

@@ -1,6 +1,7 @@
 """What an earlier agent left: real processes are found by record, session or tag, and ended."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,21 @@ class EndTests(SurvivorsTestCase):
         self.records.write(self.record(leader.pid))
         self.survivors.end("gpu0")
         self.assertFalse(alive(member))
+
+    def test_A20_what_is_spared_lives_with_all_that_it_forked(self) -> None:
+        """By its session and by its tag; its neighbour is ended, and its record stays."""
+        kept = self.child(self.survivors.tag("gpu0"), FORKS)
+        grandchild = self.first_word(kept)
+        self.addCleanup(os.kill, grandchild, signal.SIGKILL)
+        other = self.child(self.survivors.tag("gpu1"))
+        self.first_word(other)
+        self.records.write(self.record(kept.pid))
+        self.records.write(self.record(other.pid, "gpu1"))
+        spared = {"gpu0": self.survivors.recorded()["gpu0"]}
+        self.assertEqual(self.survivors.end_all(spared), [])
+        living = [alive(pid) for pid in (kept.pid, grandchild, other.pid)]
+        self.assertEqual(living, [True, True, False])
+        self.assertEqual(list(self.survivors.recorded()), ["gpu0"])
 
     def test_one_server_is_ended_and_its_neighbour_is_not(self) -> None:
         """Each has its own tag."""

@@ -1,5 +1,7 @@
 """The node agent's command line and its reload."""
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from twisted.application.service import MultiService
@@ -7,7 +9,8 @@ from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.config.node import NodeSettings, Run
+from rolemesh.config.node import NodeSettings, OnExit, Run
+from rolemesh.config.problems import ConfigError
 from rolemesh.node import tap
 from rolemesh.node.agent import Agent
 
@@ -58,6 +61,40 @@ class OptionsTests(FileTestCase):
         self.assertIsInstance(service, MultiService)
         self.assertTrue(any(isinstance(each, Agent) for each in service))
         self.assertEqual((len(reactor.getDelayedCalls()), len(reactor.getReaders())), before)
+
+    def test_A35_two_agents_on_one_folder(self) -> None:
+        """The second one ends with 75, in a line that names the folder and the way out."""
+        second = tap.Options()
+        words = ["--config", str(self.file), "--state", str(self.options.state_dir)]
+        with redirect_stderr(io.StringIO()) as errors, self.assertRaises(SystemExit) as ended:
+            second.parseOptions(words)
+        self.assertEqual(ended.exception.code, 75)
+        self.assertIn(f"{self.options.state_dir} is in use by process", errors.getvalue())
+        self.assertIn("--state", errors.getvalue())
+
+    def test_A36_a_gpu_that_is_named_twice(self) -> None:
+        """By one entry it is refused, with its line; two entries may share it."""
+        entries = (
+            "  - {model: one, file: MODEL, gpu: GPUS}\n  - {model: two, file: MODEL, gpu: 0}\n"
+        )
+        head = FILE.partition("  - ")[0]
+        self.write(head + entries.replace("GPUS", "0"))
+        shared = self.options.load(self.file)
+        self.assertEqual([run.gpu.names for run in shared.run], [(0,), (0,)])
+        self.write(head + entries.replace("GPUS", "[0, 0]"))
+        with self.assertRaises(ConfigError) as refused:
+            self.options.load(self.file)
+        self.assertIn("node_agent.yaml:4:", str(refused.exception))
+        self.assertIn("names a GPU twice", str(refused.exception))
+
+    def test_what_becomes_of_servers_is_the_files_word(self) -> None:
+        """They end with the agent unless the file says otherwise."""
+        self.assertIs(self.options.settings.on_exit, OnExit.STOP)
+        self.write(FILE + "on_exit: keep\n")
+        self.assertIs(self.options.load(self.file).on_exit, OnExit.KEEP)
+        self.write(FILE + "on_exit: adopt\n")
+        with self.assertRaises(ConfigError):
+            self.options.load(self.file)
 
 
 class ReloadTests(FileTestCase):

@@ -7,6 +7,7 @@ those processes started; whatever is still there then fails the test.
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ T = TypeVar("T")
 DEADLINE = 30.0  # seconds; for what takes less than one on an idle machine
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n")
 LLAMA_SERVER = (sys.executable, "-m", "rolemesh.demo.llama_server")
+BALANCER = Path(__file__).parents[2] / "configs" / "haproxy.example.cfg"
 
 
 def need(present: bool, what: str) -> None:
@@ -44,6 +46,11 @@ def need_llama() -> None:
     """Skip or fail when no real llama.cpp server can be run here."""
     found = [importlib.util.find_spec(name) is not None for name in ("xllamacpp", "gguf", "numpy")]
     need(all(found), "the extra rolemesh[demo]")
+
+
+def need_haproxy() -> None:
+    """Skip or fail when there is no HAProxy."""
+    need(shutil.which("haproxy") is not None, "haproxy")
 
 
 def free_port() -> int:
@@ -218,19 +225,34 @@ class Workshop:
         server.program.until("llama-server is ready", lambda: answers(f"{server.url}/health"))
         return server
 
-    def gateway(self, config: str, port: int | None = None, **environment: str) -> Server:
-        """A gateway that answers, with its state in the workshop's folder."""
+    def gateway(
+        self, config: str, port: int | None = None, *also: str, **environment: str
+    ) -> Server:
+        """A gateway that answers, also at other endpoints, with its state in the workshop's
+        folder."""
         port = port or free_port()
         path = self.file(f"models-{port}.yaml", config)
-        listen = f"tcp:{port}:interface=127.0.0.1"
+        listen = [f"--listen={each}" for each in (f"tcp:{port}:interface=127.0.0.1", *also)]
         state = str(self.folder / f"gateway-{port}")
         argv = [*TWISTD, "rolemesh-gateway", "--config", str(path)]
-        program = self.start(
-            "gateway", [*argv, "--listen", listen, "--state", state], **environment
-        )
+        program = self.start("gateway", [*argv, *listen, "--state", state], **environment)
         server = Server(program, f"http://127.0.0.1:{port}")
         program.until("the gateway answers", lambda: answers(f"{server.url}/health"))
         return server
+
+    def balancer(self, gateways: Sequence[int]) -> Server:
+        """HAProxy with the configuration of our example before gateways of this machine, by the
+        ports at which they take its protocol."""
+        port = free_port()
+        text = BALANCER.read_text().replace("bind :8000", f"bind 127.0.0.1:{port}")
+        for number, gateway in enumerate(gateways):
+            text = text.replace(f"10.0.0.1{number}:8001", f"127.0.0.1:{gateway}")
+        text = re.sub(r"(?m)^    server .* 10\.0\.0\..*\n", "", text)
+        if os.geteuid() != 0:
+            text = re.sub(r"(?m)^    (user|group) .*\n", "", text)
+        program = self.start("haproxy", ["haproxy", "-db", "-f", str(self.file("ha.cfg", text))])
+        program.until("HAProxy answers", lambda: answers(f"http://127.0.0.1:{port}/health"))
+        return Server(program, f"http://127.0.0.1:{port}")
 
     def node(self, config: str, **environment: str) -> Program:
         """A node agent, with its state in the workshop's folder."""
@@ -241,24 +263,41 @@ class Workshop:
             "node", [*argv, "--state", str(self.folder / f"n{number}")], **environment
         )
 
-    def mesh_node(self, gateway: Server, model: Path, name: str = "box", **more: Any) -> Program:
+    def mesh_node(
+        self,
+        gateway: Server | Sequence[Server],
+        model: Path,
+        name: str = "box",
+        token: str | None = None,
+        **more: Any,
+    ) -> Program:
         """A node agent that runs `model` as `tiny`, with two slots of 4096 tokens."""
+        gateways = [gateway] if isinstance(gateway, Server) else gateway
         first = free_port()
         entry = {"id": "cpu", "model": "tiny", "file": str(model), "slots": 2, "context": 4096}
         settings = {
-            "gateway": gateway.url,
+            "gateway": [each.url for each in gateways],
             "name": name,
             "llama_server": list(LLAMA_SERVER),
             "ports": f"{first}-{first + 5}",
             "run": [{**entry, "args": ["-t", "1", "--no-warmup", "--jinja"], **more}],
         }
+        if token is not None:
+            settings["token"] = {"file": str(self.file(f"{name}.token", token))}
         return self.node(json.dumps(settings))
 
     def key(self) -> str:
         """A new client key in the workshop's `keys.yaml`."""
-        argv = [sys.executable, "-m", "rolemesh.cli.main", "keys", "add", "--name", "test"]
-        file = str(self.folder / "keys.yaml")
-        made = subprocess.run([*argv, "--file", file], capture_output=True, text=True, check=True)
+        return self._minted("keys.yaml", "--name", "test")
+
+    def token(self, node: str) -> str:
+        """A new token of a node in the workshop's `nodes.yaml`."""
+        return self._minted("nodes.yaml", "--node", node)
+
+    def _minted(self, file: str, *options: str) -> str:
+        argv = [sys.executable, "-m", "rolemesh.cli.main", "keys", "add", *options]
+        argv += ["--file", str(self.folder / file)]
+        made = subprocess.run(argv, capture_output=True, text=True, check=True)
         return made.stdout.strip()
 
     def close(self) -> None:
@@ -302,7 +341,7 @@ class RealTestCase(SynchronousTestCase):
     workshop: ClassVar[Workshop]
     _to_run: ClassVar[int] = 0
     _open: ClassVar[bool] = False
-    _failure: ClassVar[AssertionError | None] = None
+    _failure: ClassVar[Exception | None] = None
 
     def __init__(self, methodName: str = "runTest") -> None:
         super().__init__(methodName)
@@ -325,7 +364,8 @@ class RealTestCase(SynchronousTestCase):
         cls.workshop, cls._open = Workshop(), True
         try:
             cls.furnish()
-        except SkipTest:
+        except SkipTest as skip:
+            cls._failure = skip
             raise
         except Exception as failure:
             logs = "\n".join(program.tail() for program in cls.workshop.programs)

@@ -74,7 +74,8 @@ class OperatorTests(RealTestCase):
 
     @classmethod
     def ready(cls) -> bool:
-        found = ask(f"{cls.gateway.url}/ready").json()["roles"].get("coder")
+        told = ask(f"{cls.gateway.url}/ready", authorization=f"Bearer {cls.client}").json()
+        found = told["roles"].get("coder")
         return bool(found and found["ready"])
 
     def answer(self) -> int:
@@ -126,7 +127,7 @@ class OperatorTests(RealTestCase):
         return eventually(what, first)[0]
 
     def status(self) -> str:
-        return self.cli("status", "--url", self.gateway.url).stdout
+        return self.cli("status", "--url", self.gateway.url, "--key", self.client).stdout
 
     def pid(self) -> Any:
         return self.local()["servers"][0]["pid"]
@@ -192,4 +193,5 @@ class AloneTests(RealTestCase):
             return subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout
 
         node.until("its server is ready", lambda: "cpu (tiny): ready" in told())
-        self.assertIn("unreachable: not told", told())
+        self.assertIn("unreachable for ", told())
+        self.assertIn("last trouble: not told: ", told())

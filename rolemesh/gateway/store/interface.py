@@ -43,14 +43,41 @@ class Kept:
         return self.registration.node
 
 
+@frozen
+class Usage:
+    """What the requests of one day (UTC, `2026-11-22`), key and role came to.
+
+    `key` is the id of the key, empty at a gateway without keys; `cached_tokens` are those of the
+    prompt that needed no computing.
+    """
+
+    day: str
+    key: str
+    role: str
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@frozen
+class Meeting:
+    """The gateways that are there now: the URLs by which nodes reach them, where they have told
+    one, and how many they are. The one that `leads` does what only one has to do."""
+
+    urls: tuple[str, ...] = ()
+    count: int = 1
+    leads: bool = True
+
+
 Changes = Mapping[str, Kept | None]
 Hear = Callable[[Changes], None]
 Lose = Callable[[str], None]
 
 
 class Store(Protocol):
-    """Keeps one registration a node. Whatever fails raises `StoreFailed`; after that, and before
-    anything else, it is to be opened (again)."""
+    """Keeps one registration a node, and what was used. Whatever fails raises `StoreFailed`; after
+    that it is to be opened (again), by who opened it before."""
 
     shared: bool
     """Whether other gateways write to it as well."""
@@ -64,6 +91,23 @@ class Store(Protocol):
 
     async def write(self, changes: Changes) -> None:
         """Keep these, and forget the nodes with None: all or nothing, durable when it returns."""
+
+    async def add_usage(self, rows: Sequence[Usage]) -> None:
+        """Add these figures to what is kept: all or nothing, durable when it returns."""
+
+    async def usage(self, since: str) -> Sequence[Usage]:
+        """The sums for each day from that one on, key and role, in this order; with a shared store
+        those of all gateways."""
+
+    async def prune_usage(self, before: str) -> None:
+        """Forget what was used before that day."""
+
+    async def meet(self, gateway: str, url: str | None) -> Meeting:
+        """Say that this run of a gateway is there, which nodes reach by the URL, and see who else
+        is. Who says nothing for 30 seconds is gone."""
+
+    async def leave(self, gateway: str) -> None:
+        """Say that it goes."""
 
     async def close(self) -> None:
         """Let go; nothing fails."""

@@ -89,6 +89,16 @@ class Keeper:
             self._late.add(kept.node)
             self._wake(GATHER)
 
+    def kept(self) -> tuple[Kept, ...]:
+        """All that is durable."""
+        return tuple(self._durable.values())
+
+    def refresh(self, kept: Kept) -> None:
+        """Write it within a second, although nothing but its date is new."""
+        self._wanted[kept.node] = kept
+        self._late.add(kept.node)
+        self._wake(GATHER)
+
     def holds(self, node: str) -> bool:
         """Whether a node is kept, whatever has become of it in memory."""
         return node in self._durable
@@ -156,7 +166,7 @@ class Keeper:
     async def _open(self) -> None:
         """Learn what is kept. What this life has heard goes before what an earlier one heard; what
         another gateway wrote meanwhile goes before what was durable here already."""
-        kept = await self._store.open(self._hear, self._lost)
+        kept = await self._store.open(self._hear, self.lost)
         before, self._durable = self._durable, {each.node: each for each in kept}
         self._opened = True
         ours = {
@@ -175,7 +185,8 @@ class Keeper:
                 self._remember(node, kept)
                 self._follow(node)
 
-    def _lost(self, why: str) -> None:
+    def lost(self, why: str) -> None:
+        """The store failed whoever used it, and is to be opened again."""
         if self._opened:
             self._failed(why)
 

@@ -1,6 +1,6 @@
 """The promises of `rolemesh.gateway.store.memory`."""
 
-from rolemesh.gateway.store.interface import Kept, StoreFailed
+from rolemesh.gateway.store.interface import Kept, StoreFailed, Usage
 from rolemesh.gateway.store.memory import MemoryStore
 from tests.gateway.store import suite
 from tests.gateway.store.suite import ignore
@@ -10,10 +10,13 @@ class MemoryStoreTests(suite.StoreSuite):
     """The suite, and that it can fail."""
 
     def setUp(self) -> None:
-        self.database: dict[str, Kept] = {}
+        self.kept: dict[str, Kept] = {}
+        self.used: dict[tuple[str, str, str], Usage] = {}
 
     def make(self) -> MemoryStore:
-        return MemoryStore(self.database)
+        store = MemoryStore(self.kept)
+        store.used = self.used
+        return store
 
     async def test_fails(self) -> None:
         """While it is failing nothing is kept and nothing is told, and then it has to be opened."""

@@ -8,7 +8,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from rolemesh.gateway.store.interface import Changes, Kept, NewerSchema, StoreFailed
+from rolemesh.gateway.store.interface import (
+    Changes,
+    Kept,
+    NewerSchema,
+    StoreFailed,
+    encode_registration,
+)
+from rolemesh.gateway.store.key_shelf import KeyShelf
+from rolemesh.gateway.store.schema import VERSION_TABLE, migrations
 from tests.doubles import postgres
 from tests.gateway.store import suite
 from tests.gateway.store.suite import ignore, kept, whole
@@ -44,7 +52,8 @@ class PostgresCase(suite.StoreCase):
         if type(self).server is None:
             type(self).server = postgres.Postgres()
             self.database.start()
-        self.database.execute("DROP TABLE IF EXISTS nodes, schema_version")
+        self.database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        self.shelf = KeyShelf()
         self.heard: list[Changes] = []
         self.lost: list[str] = []
 
@@ -62,7 +71,7 @@ class PostgresCase(suite.StoreCase):
     def make(self) -> Any:
         from rolemesh.gateway.store.postgres import PostgresStore
 
-        return PostgresStore(reactor, self.database.url)
+        return PostgresStore(reactor, self.database.url, self.shelf)
 
     async def listening(self) -> Any:
         store = self.make()
@@ -93,6 +102,19 @@ class PostgresStoreTests(PostgresCase, suite.StoreSuite):
         with self.assertRaises(StoreFailed):
             await self.make().open(ignore, ignore)
 
+    async def test_older_schema(self) -> None:
+        """Tables of an earlier RoleMesh are brought up to date, with all that is in them."""
+        first, *_ = migrations()
+        self.database.execute(f"{first.sql}{VERSION_TABLE}; INSERT INTO schema_version VALUES (1)")
+        registration = encode_registration(kept().registration)
+        self.database.execute(
+            "INSERT INTO nodes VALUES ('box2', 'one', 1, "
+            f"'{registration}', '10.0.0.12', 'rmn_ab23cd45', 1700000000.25)"
+        )
+        store = await self.opened()
+        await store.add_usage([suite.used(1)])
+        self.assertEqual(await self.again(store), {whole(kept())})
+
     async def test_two_begin_at_once(self) -> None:
         """Gateways that start together make the tables once."""
         both = [deferToThread(self.make().prepare) for _ in range(4)]
@@ -100,11 +122,23 @@ class PostgresStoreTests(PostgresCase, suite.StoreSuite):
             await each
         self.assertEqual(await self.again(self.make()), set())
 
+    async def test_usage_of_all(self) -> None:
+        """What several gateways used is one sum, whoever asks, also when they write at once."""
+        stores = [await self.opened() for _ in range(3)]
+        rows = [suite.used(1), suite.used(2, "planner")]
+        adding = [Deferred.fromCoroutine(each.add_usage(rows)) for each in stores * 5]
+        for each in adding:
+            await each
+        found = [list(await each.usage("")) for each in stores]
+        for store in stores:
+            await store.close()
+        self.assertEqual(found, [[suite.used(15), suite.used(30, "planner")]] * 3)
+
     def test_secret(self) -> None:
         """What it connects with is not in its repr."""
         from rolemesh.gateway.store.postgres import PostgresStore
 
-        store = PostgresStore(reactor, "postgresql://me:s3cret@db/mesh")
+        store = PostgresStore(reactor, "postgresql://me:s3cret@db/mesh", self.shelf)
         self.assertNotIn("s3cret", repr(store))
 
 
@@ -142,6 +176,21 @@ class ListenTests(PostgresCase):
         self.assertEqual([each.node for each in found], ["box2"])
         await store.write({"box3": kept("box3")})
         self.assertEqual(len(self.lost), 1)
+
+    async def test_one_connection_lost(self) -> None:
+        """Whoever finds the store broken, who opened it is told, and opens it again."""
+        store = await self.listening()
+        await store.write({"box2": kept()})
+        self.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'rolemesh' AND query NOT LIKE 'LISTEN%'"
+        )
+        with self.assertRaises(StoreFailed):
+            await store.add_usage([suite.used(1)])
+        self.assertEqual(len(self.lost), 1)
+        await store.open(self.heard.append, self.lost.append)
+        await store.add_usage([suite.used(1)])
+        self.assertEqual(list(await store.usage("")), [suite.used(1)])
 
     async def test_closed(self) -> None:
         """A store that is closed hears nothing, and its closing is no loss."""

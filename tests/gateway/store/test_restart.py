@@ -9,11 +9,12 @@ from twisted.internet.defer import Deferred
 
 from rolemesh.config.gateway import GatewaySettings, NodeRules
 from rolemesh.config.keyfile import key_file_text
+from rolemesh.config.listeners import Listener
 from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, mint, revoke
 from rolemesh.core.model import Role, Target
 from rolemesh.gateway.life import GatewayLife
-from rolemesh.gateway.registry import LEASE
+from rolemesh.gateway.registry import FORGET, LEASE
 from rolemesh.gateway.store import keeper
 from rolemesh.gateway.store.interface import Hear, Kept, Lose
 from rolemesh.gateway.store.keeper import RETRY
@@ -51,7 +52,8 @@ class RestartCase(GatewayCase):
 
     def begin(self) -> GatewayLife:
         settings = GatewaySettings(roles={"coder": CODER}, nodes=self.rules)
-        self.life, _ = build(self.net, settings, Path("models.yaml"), [self.listen], self.store)
+        where = [Listener(self.listen)]
+        self.life, _ = build(self.net, settings, Path("models.yaml"), where, self.store)
         self.life.startService()
         return self.life
 
@@ -147,6 +149,29 @@ class RestoredTests(RestartCase):
         self.assertEqual(self.ready(), (0, 1))
         self.assertEqual(self.beat(self.full(generation=6)), 200)
         self.assertEqual(self.ready(), (1, 1))
+
+    def test_forgotten_P11(self) -> None:
+        """A node that was silent for ten minutes is shown no more, but kept; its next heartbeat,
+        or the next life of the gateway, brings it back."""
+        self.register(self.full())
+        self.net.spend(LEASE + FORGET + 1, 1)
+        self.assertEqual((self.nodes(), self.ready()), ([], (0, 0)))
+        self.assertEqual(list(self.store.kept), ["box2"])
+        self.assertEqual(self.beat(self.full(generation=6)), 200)
+        self.net.spend(3)
+        self.assertEqual((self.nodes(), self.ready()), (["box2"], (1, 1)))
+        self.net.spend(LEASE + FORGET + 1, 1)
+        self.kill()
+        self.begin()
+        self.net.spend(1)
+        self.assertEqual((self.nodes(), self.ready()), (["box2"], (1, 1)))
+
+    def test_left_is_not_kept_P11(self) -> None:
+        """The heartbeat of a node that has left is asked to register, and brings nothing back."""
+        self.register(self.full())
+        self.assertEqual(self.get("/v1/nodes/box2", "DELETE").status, 200)
+        self.assertEqual(self.beat(self.full(generation=6)), 410)
+        self.assertEqual(self.nodes(), [])
 
     def test_plain_lease_P11(self) -> None:
         """A restored node without an agent has its checks for a lease."""

@@ -11,7 +11,9 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
 from rolemesh.gateway.store.interface import NewerSchema, StoreFailed
+from rolemesh.gateway.store.schema import VERSION_TABLE, migrations
 from rolemesh.gateway.store.sqlite import SqliteStore
+from rolemesh.gateway.store.sqlite_file import TABLES
 from tests.gateway.store import suite
 from tests.gateway.store.suite import ignore, kept, whole
 
@@ -106,6 +108,18 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
             self.make().prepare()
         self.assertIn("version 999", str(caught.exception))
         self.assertEqual(self.execute("SELECT max(version) FROM schema_version"), 999)
+
+    async def test_older_schema(self) -> None:
+        """A file of an earlier RoleMesh is brought up to date, with all that is in it."""
+        first, *_ = migrations()
+        with closing(self.database()) as other:
+            other.executescript(
+                f"{first.sql}{VERSION_TABLE}; INSERT INTO schema_version VALUES (1)"
+            )
+            TABLES.write(other.cursor(), {"box2": kept()})
+        store = await self.opened()
+        await store.add_usage([suite.used(1)])
+        self.assertEqual(await self.again(store), {whole(kept())})
 
     async def test_unreadable_row(self) -> None:
         """A row that makes no sense is passed over; the others count."""

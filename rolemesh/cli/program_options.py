@@ -1,0 +1,116 @@
+"""The arguments in a node's file against what the program that gets them says it takes."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rolemesh.config.node import NodeSettings
+from rolemesh.config.problems import ConfigError, Problem, did_you_mean, printable, quoted
+from rolemesh.config.reading import Place, open_document
+from rolemesh.core.options import read_help, unknown
+
+DEADLINE = 20.0  # seconds; a build for GPUs loads their libraries first
+
+_LONGEST_LINE = 300  # characters of what a program says
+
+# What any llama-server has; a help text without it is somebody else's, or not understood.
+_SURE = "--model"
+
+
+class Unheard(Exception):
+    """A program that does not tell its options; says why."""
+
+
+class Helps:
+    """What programs say of their options, each asked once for as long as its file is the same."""
+
+    def __init__(self, environ: Mapping[str, str], deadline: float = DEADLINE) -> None:
+        self._environ = {**environ, "CUDA_VISIBLE_DEVICES": ""}  # no GPU wakes up for this
+        self._deadline = deadline
+        self._heard: dict[object, Mapping[str, bool] | Unheard] = {}
+
+    def options(self, program: Sequence[str]) -> Mapping[str, bool]:
+        """The options of a program and its leading arguments.
+
+        :raises Unheard: when it cannot be run, takes too long, or lists none.
+        """
+        key = self._mark(program)
+        if key not in self._heard:
+            self._heard[key] = self._ask(program)
+        found = self._heard[key]
+        if isinstance(found, Unheard):
+            raise found
+        return found
+
+    def _mark(self, program: Sequence[str]) -> object:
+        path = shutil.which(program[0], path=self._environ.get("PATH", os.defpath))
+        status = Path(path).stat() if path else None
+        return tuple(program), path, status and (status.st_mtime_ns, status.st_size)
+
+    def _ask(self, program: Sequence[str]) -> Mapping[str, bool] | Unheard:
+        name = Path(program[0]).name
+        try:
+            done = subprocess.run(
+                [*program, "--help"],
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._deadline,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Unheard(f"'{name} --help' takes longer than {self._deadline:g} s")
+        except OSError as problem:
+            return Unheard(f"'{name} --help' cannot be run: {problem.strerror}")
+        text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
+        options = read_help(text)
+        return options if _SURE in options else Unheard(_without_options(name, text))
+
+
+def _without_options(name: str, text: str) -> str:
+    """Such as a library that is missing: the last line tells it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = f": {printable(lines[-1])[:_LONGEST_LINE]}" if lines else ""
+    return f"'{name} --help' lists no options{said}"
+
+
+def check_arguments(
+    path: Path, settings: NodeSettings, environ: Mapping[str, str], helps: Helps
+) -> tuple[Problem, ...]:
+    """Warnings, where a program could not be asked.
+
+    :raises ConfigError: with every argument that a program does not know.
+    """
+    document = open_document(path, environ)
+    entries = Place(document, (), document.data).optional("run")
+    problems: list[Problem] = []
+    warned: list[Problem] = []
+    for index, run in enumerate(settings.run):
+        if not run.args or entries is None:
+            continue
+        args = _item(entries, index).child("args")
+        try:
+            options = helps.options(run.llama_server)
+        except Unheard as reason:
+            warned += args.wrong(f"not checked: {reason}").problems
+        else:
+            problems += _unknown(args, run.args, options)
+    if problems:
+        raise ConfigError(problems)
+    return tuple(warned)
+
+
+def _unknown(place: Place, args: Sequence[str], options: Mapping[str, bool]) -> Iterator[Problem]:
+    for index in unknown(args, options):
+        name = args[index].partition("=")[0]
+        hint = did_you_mean(name, list(options)) if len(name) > 2 else ""
+        hint = hint if hint.startswith(" - ") else ""  # all of them would be hundreds
+        text = f"this llama-server has no argument {quoted(name)}{hint}"
+        yield from _item(place, index).wrong(text).problems
+
+
+def _item(place: Place, index: int) -> Place:
+    """An item of a list, or the single value that stands for a list of one."""
+    return place.child(index) if isinstance(place.value, list) else place

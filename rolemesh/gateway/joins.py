@@ -1,0 +1,109 @@
+"""The Klein route by which a box joins: an invite against a token, once."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from attrs import define
+from klein import Klein
+from twisted.logger import Logger
+
+from rolemesh.config.keybook import BookClosed, KeyBook, Records
+from rolemesh.config.problems import ConfigError
+from rolemesh.core.errors import Refusal
+from rolemesh.core.invites import JoinAnswer, Joined, JoinRequest, exchange
+from rolemesh.core.report import encode
+from rolemesh.gateway.edge_request import EdgeRequest
+from rolemesh.gateway.errors import answers_errors
+from rolemesh.gateway.keys import Failures, address_of
+
+JOIN = "/v1/nodes/join"
+LONGEST_JOIN = 4 * 1024  # bytes of a body
+_AGAIN = 5  # seconds
+
+
+@define(eq=False)
+class JoinApi:
+    """What a box may ask that has nothing but an invite.
+
+    `book` is where node tokens and invites are, None at a gateway that asks nodes for no tokens;
+    `aside` calls what waits for a disk or a database, and gives its outcome; `now` is the time of
+    day.
+    """
+
+    _book: KeyBook | None
+    _aside: Callable[[Callable[[], Joined | None]], Awaitable[Joined | None]]
+    _failures: Failures
+    _now: Callable[[], float]
+
+    log = Logger()
+    app = Klein()
+    answers_errors(app, JOIN)
+
+    @app.route(JOIN, methods=["POST"])
+    async def join(self, request: EdgeRequest) -> bytes:
+        joined = await self._exchanged(_read(request))
+        if joined is None:
+            raise self._refusal(request)
+        token = joined.token
+        self.log.info(
+            "{node} joined with the token {token}, {note}",
+            node=token.node,
+            token=token.id,
+            note=token.note,
+            **{"rolemesh.node": token.node, "http.request.id": request.request_id},
+        )
+        request.setHeader("content-type", "application/json")
+        return encode(JoinAnswer(token.node or "", token.roles))
+
+    async def _exchanged(self, asked: JoinRequest) -> Joined | None:
+        if self._book is None:
+            return None
+        book = self._book
+        try:
+            return await self._aside(lambda: spend(book, asked, self._now()))
+        except (BookClosed, ConfigError) as error:
+            self.log.error("a box cannot join: {problem}", problem=str(error))
+            message = (
+                "The gateway cannot write its node tokens now; its own log says why. "
+                "The invite is not used up: try again."
+            )
+            raise Refusal("state_unavailable", message, retry_after=_AGAIN) from None
+
+    def _refusal(self, request: EdgeRequest) -> Refusal:
+        """Unknown, used and expired look alike, as for keys."""
+        if self._failures.too_many(address_of(request)):
+            message = "too many invites that are not valid from here: wait a second"
+            return Refusal("rate_limit_exceeded", message, retry_after=1)
+        message = (
+            "this invite is unknown, was used or has expired: make another with `rolemesh invite`"
+        )
+        return Refusal("invalid_api_key", message)
+
+
+def spend(book: KeyBook, asked: JoinRequest, now: float) -> Joined | None:
+    """Spend an invite, alone among all gateways that have the same book, and durable when it
+    returns; None when it is not valid. Waits for the book.
+
+    :raises BookClosed: when it cannot be written; the invite is then as it was.
+    :raises ConfigError: when it makes no sense.
+    """
+
+    def change(records: Records) -> tuple[Records, Joined | None]:
+        joined = exchange(records, asked.invite, asked.token, now)
+        return (joined.records if joined else records), joined
+
+    return book.change(change)
+
+
+def _read(request: EdgeRequest) -> JoinRequest:
+    if request.getHeader("origin") is not None:
+        raise Refusal("scope_missing", "Boxes do not join from a browser's page.")
+    body = request.content.read(LONGEST_JOIN + 1)
+    if len(body) > LONGEST_JOIN:
+        raise Refusal("request_too_large", f"A box that joins says at most {LONGEST_JOIN} bytes.")
+    try:
+        return msgspec.json.decode(body, type=JoinRequest)
+    except msgspec.ValidationError as error:
+        raise Refusal("bad_request", f"This joins nothing: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refusal("invalid_json", "The body cannot be read as JSON.") from None

@@ -1,0 +1,98 @@
+"""Whether there is room for a model on its GPUs, and a short wait where somebody holds it."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+from twisted.internet.defer import TimeoutError as TooLate
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rolemesh.config.node import Run
+from rolemesh.core.endings import Reason
+from rolemesh.core.fit import Fit
+from rolemesh.core.report import GpuReport
+from rolemesh.node.aside import Aside
+from rolemesh.node.estimate import Weights, estimate, read_weights
+from rolemesh.node.gpu import Gpus
+from rolemesh.node.means import CannotStart
+
+DISK = 2.0  # seconds that the head of a file may take; a sick disk makes no estimate
+WAIT = 30.0  # seconds that memory may take to become free
+LOOK_EVERY = 1.0
+
+
+class Room:
+    """Looks before each start. `notes` says of an entry what may keep it from fitting, empty
+    where nothing does. The heads of `models` are read apart from all else: the disk that they are
+    on may be in another house."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, gpus: Gpus, models: Aside) -> None:
+        self.notes: dict[str, str] = {}
+        self._clock = clock
+        self._gpus = gpus
+        self._models = models
+        self._in_vain: dict[str, int] = {}
+
+    async def find(self, run: Run, uuids: Sequence[str], ended: int | None) -> None:
+        """Wait while somebody else holds what it needs, warn, refuse only what can never be.
+
+        `ended` is its last process, as in `estimate`.
+
+        :raises CannotStart: when it can never fit, or its file is not there.
+        """
+        weights = await self._read(run)
+        if weights is None or (self._gpus.sample and not run.gpu.wanted and not run.gpu.none):
+            return  # which GPUs it takes is the machine's own setting
+        found = await self._wait(run, weights, uuids, ended)
+        if found.never:
+            raise CannotStart(Reason.GPU_MEMORY, found.note)
+        if found.note and found.note != self.notes.get(run.id):
+            self._log.warn("{backend}: {note}", backend=run.id, note=found.note)
+        self.notes[run.id] = found.note
+
+    def used(self, uuids: Sequence[str]) -> list[GpuReport]:
+        """These GPUs, as they were last seen."""
+        return [gpu for gpu in self._gpus.sample if gpu.uuid in uuids]
+
+    async def _read(self, run: Run) -> Weights | None:
+        reading = self._models.do(read_weights, run.file)
+        try:
+            return await reading.addTimeout(DISK, self._clock)
+        except FileNotFoundError:
+            raise CannotStart(Reason.MODEL_MISSING, f"no file {run.file.name}") from None
+        except (OSError, TooLate):
+            return None
+
+    async def _wait(
+        self, run: Run, weights: Weights, uuids: Sequence[str], ended: int | None
+    ) -> Fit:
+        """Not again where it was in vain and no more is held since: whoever stays, stays."""
+        found = estimate(run, weights, self.used(uuids), ended)
+        if not found.note or not self._held_by_others(run, weights, uuids):
+            return found
+        if self._free(uuids) >= self._in_vain.get(run.id, self._free(uuids) + 1):
+            return found
+        self._log.info(
+            "{backend} waits up to {most:.0f} s for memory that others hold: {note}",
+            backend=run.id,
+            most=WAIT,
+            note=found.note,
+        )
+        until = self._clock.seconds() + WAIT
+        while found.note and self._clock.seconds() < until:
+            await deferLater(self._clock, LOOK_EVERY)
+            found = estimate(run, weights, self.used(uuids), ended)
+        if found.note:
+            self._in_vain[run.id] = self._free(uuids)
+        return found
+
+    def _held_by_others(self, run: Run, weights: Weights, uuids: Sequence[str]) -> bool:
+        """Whether it would fit on the same GPUs, were they empty."""
+        empty = [replace(gpu, memory_used=0, processes=()) for gpu in self.used(uuids)]
+        return run.gpu.wanted and not estimate(run, weights, empty).note
+
+    def _free(self, uuids: Sequence[str]) -> int:
+        return sum((gpu.memory_total or 0) - (gpu.memory_used or 0) for gpu in self.used(uuids))
