@@ -39,7 +39,7 @@ class Place:
         self._lane.ignore(self._fd, self)
 
     def leave(self) -> None:
-        """Be read by the reactor again, if it is to be read at all. Also when it has left."""
+        """Be read by the reactor again, if it is to be read at all; nothing when it has left."""
         if self._tcp.__dict__.pop("startReading", None) is None:
             return
         del self._tcp.stopReading

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IListeningPort
 
 from rolemesh.config.gateway import GatewaySettings
@@ -47,7 +48,8 @@ def exposed(settings: GatewaySettings, listeners: Iterable[Listener], path: Path
 def is_own(address: Address, port: int, ports: Iterable[IListeningPort]) -> bool:
     """Whether a connection to an address and a port comes to one of our open ports."""
     hosts = [each.getHost() for each in ports]
-    places = [read_address(each.host) for each in hosts if getattr(each, "port", None) == port]
+    tcp = [each for each in hosts if isinstance(each, IPv4Address | IPv6Address)]
+    places = [read_address(each.host) for each in tcp if each.port == port]
     return any(each == address or _takes(each, address) for each in places)
 
 

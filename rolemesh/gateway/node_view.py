@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rolemesh.core.keys import KeyRecord
-from rolemesh.core.model import BackendId
+from rolemesh.core.model import Backend, BackendId
 from rolemesh.core.roles import RoleBook
 from rolemesh.gateway.entries import Entry, Node
 from rolemesh.gateway.registry import Registry
@@ -50,8 +50,17 @@ def node_json(
     }
 
 
-def _backend_json(entry: Entry, alone: bool) -> dict[str, Any]:
-    backend, report = entry.backend, entry.report
+def own_json(registry: Registry, node: Node, alone: bool) -> dict[str, Any]:
+    """The same for the node itself, with nothing that the gateway has read at the addresses that
+    this named, but whether all is well there."""
+    told = node_json(registry, node, alone)
+    for backend in told["backends"]:
+        entry = registry.get(BackendId(node.name, backend["id"]))
+        backend.update(_facts_json(entry.told) if entry is not None else {})
+    return told
+
+
+def _facts_json(backend: Backend) -> dict[str, Any]:
     return {
         "id": backend.id.backend,
         "model": backend.model,
@@ -59,6 +68,13 @@ def _backend_json(entry: Entry, alone: bool) -> dict[str, Any]:
         "slots": backend.slots,
         "context": backend.context or None,
         "build": backend.build or None,
+    }
+
+
+def _backend_json(entry: Entry, alone: bool) -> dict[str, Any]:
+    report = entry.report
+    return {
+        **_facts_json(entry.backend),
         "ready": entry.ready,
         "draining": entry.draining,
         "state": entry.note() or entry.health.condition.value,

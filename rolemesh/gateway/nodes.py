@@ -32,7 +32,7 @@ from rolemesh.gateway.company import Company
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.keys import Gatekeeper, address_of
-from rolemesh.gateway.node_view import node_json, nodes_json
+from rolemesh.gateway.node_view import nodes_json, own_json
 from rolemesh.gateway.registrations import RegistrationPace, read_request, reports_of
 from rolemesh.gateway.registry import HEARTBEAT, LEASE, Registry
 from rolemesh.gateway.store.interface import Kept, lasting
@@ -103,7 +103,7 @@ class NodeApi:
         known = self._registry.node(node)
         if known is None:
             raise Refusal("unknown_node", f"The node '{node}' is not registered here.")
-        told = {**node_json(self._registry, known, self._alone), "roles": self._roles_of(node)}
+        told = {**own_json(self._registry, known, self._alone), "roles": self._roles_of(node)}
         return _json(request, told)
 
     @app.route("/v1/nodes/<node>", methods=["DELETE"])

@@ -89,18 +89,18 @@ class SpellingTests(SynchronousTestCase):
     """N5: a forbidden address in every spelling."""
 
     @given(addresses_in(FORBIDDEN_V4), st.sampled_from(["http", "HTTPS", "hTTp"]))
-    def test_forbidden_v4(self, number: int, scheme: str) -> None:
+    def test_N5_forbidden_v4(self, number: int, scheme: str) -> None:
         """N5: no spelling of a forbidden IPv4 address passes, even where everything is allowed."""
         for spelling in spellings_v4(number):
             self.assertIsNotNone(refusal(f"{scheme}://{spelling}:8080"), spelling)
 
     @given(addresses_in(FORBIDDEN_V6))
-    def test_forbidden_v6(self, number: int) -> None:
+    def test_N5_forbidden_v6(self, number: int) -> None:
         """N5: no spelling of a forbidden IPv6 address passes, even where everything is allowed."""
         for spelling in spellings_v6(number):
             self.assertIsNotNone(refusal(f"http://{spelling}:8080"), spelling)
 
-    def test_known_tricks(self) -> None:
+    def test_N5_known_tricks(self) -> None:
         """N5: the spellings of the metadata service and of loopback that fooled others."""
         for host in (
             "2852039166", "0xA9FEA9FE", "0251.0376.0251.0376", "127.1", "0", "0x", "127.0.0.1.",
@@ -112,14 +112,14 @@ class SpellingTests(SynchronousTestCase):
             assert refused is not None
             self.assertEqual(refused.code, "base_url_not_allowed", host)
 
-    def test_hidden_in_idna(self) -> None:
+    def test_N5_hidden_in_idna(self) -> None:
         """N5: an IDNA label that hides other letters is no name, as libraries may unfold it."""
         for hidden in (wide("127.0.0.1"), "127\uff0e0.0.1", wide("2130706433"), "\u212aox"):
             label = f"xn--{hidden.encode('punycode').decode()}"
             for host in (label, hidden):
                 self.assertRaises(Refusal, parse_base_url, f"http://{host}:8080")
 
-    def test_one_spelling_of_an_allowed_address(self) -> None:
+    def test_N5_one_spelling_of_an_allowed_address(self) -> None:
         """N5: an allowed address in another spelling is refused with its own."""
         for host, own in (("[::ffff:10.0.0.2]", "10.0.0.2"), ("[fd00:0::5]", "fd00::5")):
             refused = self.assertRaises(Refusal, parse_base_url, f"http://{host}:8080")
@@ -154,7 +154,7 @@ class ShapeTests(SynchronousTestCase):
             self.assertTrue(parse_base_url(f"http://{host}:8080").needs_resolution, host)
         self.assertFalse(parse_base_url("http://[fd00::5]:8080").needs_resolution)
 
-    def test_misshapen(self) -> None:
+    def test_N4_misshapen(self) -> None:
         """N4: other schemes, userinfo, query, fragment, backslash, path, port, length are 400."""
         for text in (
             "file:///etc/passwd", "ftp://box2:8080", "box2:8080", "http://", "http://:8080", "",

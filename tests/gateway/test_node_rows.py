@@ -227,14 +227,16 @@ class FloodTests(RowCase):
         self.assertEqual(self.get("/v1/nodes").json["data"], [])
 
     def test_N10_in_chunks_too(self) -> None:
-        """A report without a length is cut off where it passes the limit, and so is what anybody
-        sends elsewhere who was let in by no key."""
+        """A report without a length is refused where it passes the limit, before its end, and so is
+        what anybody sends elsewhere who was let in by no key."""
         self.begin()
         for path, most in ((REGISTER, LONGEST_REPORT), ("/v1/nowhere", 4096), ("/", 4096)):
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
             for size, status in ((most, {200, 400, 404, 405}), (most + 1, {413})):
                 client = self.client()
-                client.line.say(head.encode() + b"%x\r\n" % size + b" " * size + b"\r\n0\r\n\r\n")
+                client.line.say(head.encode() + b"%x\r\n" % size + b" " * size)
+                self.assertEqual(client.answered, size > most, path)
+                client.line.say(b"\r\n0\r\n\r\n")
                 self.turn()
                 self.assertIn(client.answer.status, status, (path, size))
 

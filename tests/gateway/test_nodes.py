@@ -454,6 +454,20 @@ class TokenTests(NodesCase):
             write_private(self.file, key_file_text(self.tokens))
             self.net.spend(1)
 
+    def test_N5_nothing_of_a_check_goes_back(self) -> None:
+        """Who registers a server is told nothing that the gateway has read there: else one could
+        read by it what one cannot reach."""
+        self.server.llama(slots=7, context=12345, build_info="what-it-is")
+        told = self.full(self.backend(roles=["writer"], context=0))
+        answers = [self.register(told, **self.writer), self.beat(told, **self.writer)]
+        answers.append(self.get("/v1/nodes/box2", **self.writer))
+        for answer in answers:
+            self.assertEqual(answer.status, 200)
+            for read in (b"what-it-is", b"12345", b'"slots":7'):
+                self.assertNotIn(read, answer.body)
+        listed = self.get("/v1/nodes", **self.client_key).body
+        self.assertIn(b"what-it-is", listed)
+
     def test_N8_unreadable_tokens(self) -> None:
         """While nobody can tell who is revoked, nobody is let go."""
         self.register(self.full(self.backend(roles=["writer"])), **self.writer)

@@ -275,7 +275,7 @@ class Workshop:
         gateways = [gateway] if isinstance(gateway, Server) else gateway
         first = free_port()
         entry = {"id": "cpu", "model": "tiny", "file": str(model), "slots": 2, "context": 4096}
-        settings = {
+        settings: dict[str, Any] = {
             "gateway": [each.url for each in gateways],
             "name": name,
             "llama_server": list(LLAMA_SERVER),
