@@ -101,7 +101,7 @@ class _Walk:
             path = Path(entry.path)
             if path.is_dir():
                 yield from self.files(path, depth + 1)
-            elif is_model(entry.name) and not is_later_part(entry.name) and self._is_new(path):
+            elif _is_first_of_model(path) and self._is_new(path):
                 yield path
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
@@ -128,6 +128,11 @@ class _Walk:
         elif self._clock() > self._end:
             self.ended_early = f"it took longer than {PATIENCE:.0f} s"
         return bool(self.ended_early)
+
+
+def _is_first_of_model(path: Path) -> bool:
+    # A pipe or a device of such a name would never end, or hold who opens it.
+    return is_model(path.name) and not is_later_part(path.name) and path.is_file()
 
 
 class _Unwritable(Exception):

@@ -150,6 +150,9 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._records
+
     def get(self, id: str) -> KeyRecord | None:
         """The record of an id, live or not."""
         return self._records.get(id)

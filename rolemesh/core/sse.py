@@ -13,7 +13,7 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
-_BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_JSON = re.compile(rb"(?:\A|\n\n|\r\n\r\n)data:(?! *[\[{n])")
 _FIRST_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data: ?([^\r\n]*)[\r\n]")
 _DONE_LINES = (b"\ndata: [DONE]", b"\rdata: [DONE]", b"\ndata:[DONE]", b"\rdata:[DONE]")
@@ -66,11 +66,11 @@ class Splitter:
 
     def _without_mark(self, piece: bytes) -> bytes:
         head = (self._head or b"") + piece
-        if len(head) < len(_BOM) and _BOM.startswith(head):
+        if len(head) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(head):
             self._head = head
             return b""
         self._head = None
-        return head.removeprefix(_BOM)
+        return head.removeprefix(BYTE_ORDER_MARK)
 
     def _with_line_feeds(self, piece: bytes) -> bytes:
         if self._after_cr:
@@ -138,13 +138,13 @@ def _checked(events: bytes) -> bytes:
     return events
 
 
-def first_data(head: bytes) -> bytes | None:
+def first_data(head: bytes | bytearray) -> bytes | None:
     """The value of the first completed `data:` line of a stream that begins with `head`, if any.
 
     Until there is one, nothing of an answer has been given and another backend may give it.
     """
     found = _FIRST_DATA.search(head)
-    return found and found[1]
+    return bytes(found[1]) if found else None
 
 
 def ends_with_done(tail: bytes) -> bool:

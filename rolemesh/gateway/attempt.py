@@ -15,6 +15,7 @@ from rolemesh.core.chains import Chain
 from rolemesh.core.model import Role
 from rolemesh.core.openai import Ask, encode
 from rolemesh.core.passing import Passed, judge, judge_event
+from rolemesh.core.reading import Beginning, can_tell, telling
 from rolemesh.core.sse import BrokenStream, first_data
 from rolemesh.core.usage import TailTap, Usage, usage_of_json
 from rolemesh.gateway.admission import Grant, Want
@@ -51,12 +52,14 @@ class Answer:
     """What a backend answers, before the client has been given any of it.
 
     `body` is there whole as bytes, or a Body to be poured until `deadline`. `grant` holds the slot
-    until it is released. `sent` are the members that the backend got.
+    until it is released. `sent` are the members that the backend got; where it `tells` its progress
+    with the prompt, those to ask for that were beside them.
     """
 
     role: Role
     grant: Grant
     sent: Mapping[str, msgspec.Raw]
+    tells: bool
     deadline: float
     status: int
     body: bytes | Body = b""
@@ -88,6 +91,7 @@ class Attempt:
             role,
             grant,
             streamed or ask.members,
+            _tells(ask, role, grant, streamed),
             self._clock.seconds() + role.timeouts.total,
             200,
         )
@@ -105,7 +109,7 @@ class Attempt:
 
     async def _send(self, call: Call, answer: Answer) -> IResponse:
         timeouts, backend = answer.role.timeouts, answer.grant.backend
-        body = encode(answer.sent, backend.model)
+        body = encode(telling(answer.sent) if answer.tells else answer.sent, backend.model)
         path = call.ask.api.value
         sending = self._upstream.send(backend, "POST", path, body, call.headers, timeouts.connect)
         return await self._with_progress(Deferred.fromCoroutine(sending), answer)
@@ -114,8 +118,10 @@ class Attempt:
         self, ask: Ask, response: IResponse, answer: Answer, begun: Callable[[], None]
     ) -> None:
         """Wait for the first event; before that, nothing of an answer counts."""
-        answer.body = body = receive(response, self._clock, _has_event, LONGEST_BEGINNING)
-        data = first_data(await self._with_progress(body.begun, answer))
+        beginning = Beginning(self._noted(answer) if answer.tells else None)
+        answer.body = body = receive(response, self._clock, beginning, LONGEST_BEGINNING)
+        head: bytes = await self._with_progress(body.begun, answer)
+        data = first_data(head)
         if data is None:
             raise TryFailed(Outcome.DIED, "no event came")
         if not data.startswith((b"{", b"[DONE]", b"null")):
@@ -169,6 +175,9 @@ class Attempt:
             raise TryFailed(verdict)
         answer.status, answer.body, answer.passed = verdict.status, b"", verdict
 
+    def _noted(self, answer: Answer) -> Callable[[], None]:
+        return lambda: self._progress.note(answer.grant.backend.id)
+
     async def _with_progress(self, waiting: "Deferred[T]", answer: Answer) -> T:
         left = answer.role.timeouts.first_byte - self._spent(answer)
         return await self._progress.bounded(waiting, answer.grant.backend.id, left)
@@ -194,8 +203,11 @@ def _streamed(ask: Ask, role: Role, grant: Grant) -> Mapping[str, msgspec.Raw] |
     return as_stream(ask.api, ask.members, ask.facts)
 
 
-def _has_event(held: bytes) -> bool:
-    return first_data(held) is not None
+def _tells(ask: Ask, role: Role, grant: Grant, streamed: Mapping[str, msgspec.Raw] | None) -> bool:
+    """Whether the backend is asked to tell what it has read of the prompt."""
+    stream = ask.stream or streamed is not None
+    able = role.assemble and grant.backend.llama_server
+    return stream and able and can_tell(ask.api, ask.members, ask.facts)
 
 
 def _type_of(response: IResponse) -> str:

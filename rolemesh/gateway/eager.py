@@ -61,8 +61,8 @@ def chunk_writer(request: Request) -> ChunkWriter | None:
 
 
 class Shortcut:
-    """From a backend's connection to a client's in one step, for a read of chunks that are one event
-    each, as nearly all are. They go on as they came, since their sizes were found to be right.
+    """From a backend's connection to a client's in one step, for a read that is one event in one
+    chunk, as nearly all are. The chunk goes on as it came, since its size was found to be right.
 
     Any other read goes the ordinary way, and so does what follows until an event begins a read.
     """
@@ -89,30 +89,24 @@ class Shortcut:
         place.take = self._take
 
     def _take(self, data: bytes) -> None:
-        """All in one place, as calls would cost a fifteenth of an event; to write the size that a
+        """All in one place, as calls would cost a fifteenth of an event; to write the size that the
         chunk should have is quicker than to read the one that it has."""
-        at, events = 0, []
-        while self._straight and at < len(data):
-            begin = data.find(b"\r\n", at, at + 10) + 2
-            end = data.find(b"\n\n", begin) + 2
-            if not (
-                at + 2 < begin < end
-                and data.startswith(b"%x\r\n" % (end - begin), at)
-                and data.startswith(_BEGINNINGS, begin)
-                and data.find(b"\r", begin) == end
-                and data.startswith(b"\r\n", end)
-            ):
-                break
-            events.append(data[begin:end])
-            at = end + 2
-        if at < len(data):
+        begin, end = data.find(b"\r\n", 0, 10) + 2, len(data) - 2
+        if not (
+            self._straight
+            and 2 < begin < end
+            and data.startswith(b"%x\r\n" % (end - begin))
+            and data.startswith(_BEGINNINGS, begin)
+            and data.endswith(b"\n\n\r\n")
+            and data.find(b"\n\n", begin) == end - 2
+            and data.find(b"\r", begin) == end
+        ):
             self._ordinary(data)
             self._straight = self._chunks.between and self._events.between
             return
-        self._note(at)
+        self._note(end - begin)
         self._send(data)
-        for event in events:
-            self._tap(event)
+        self._tap(data[begin:end])
 
     def end(self) -> None:
         """Have all go the ordinary way."""

@@ -19,6 +19,7 @@ from rolemesh.gateway.keys import Failures, address_of
 JOIN = "/v1/nodes/join"
 LONGEST_JOIN = 4 * 1024  # bytes of a body
 _AGAIN = 5  # seconds
+_NOT_VALID = "this invite is unknown, was used or has expired: make another with `rolemesh invite`"
 
 
 @define(eq=False)
@@ -26,11 +27,13 @@ class JoinApi:
     """What a box may ask that has nothing but an invite.
 
     `book` is where node tokens and invites are, None at a gateway that asks nodes for no tokens;
+    `known` says of a text whether it may be one of its invites, without looking there;
     `aside` calls what waits for a disk or a database, and gives its outcome; `now` is the time of
     day.
     """
 
     _book: KeyBook | None
+    _known: Callable[[str], bool]
     _aside: Callable[[Callable[[], Joined | None]], Awaitable[Joined | None]]
     _failures: Failures
     _now: Callable[[], float]
@@ -41,9 +44,15 @@ class JoinApi:
 
     @app.route(JOIN, methods=["POST"])
     async def join(self, request: EdgeRequest) -> bytes:
-        joined = await self._exchanged(_read(request))
+        asked = _read(request)
+        known = self._known(asked.invite)
+        if not known:  # so that guesses keep no disk busy
+            self._count_failure(request)
+        joined = await self._exchanged(asked)
         if joined is None:
-            raise self._refusal(request)
+            if known:
+                self._count_failure(request)
+            raise Refusal("invalid_api_key", _NOT_VALID)
         token = joined.token
         self.log.info(
             "{node} joined with the token {token}, {note}",
@@ -69,15 +78,10 @@ class JoinApi:
             )
             raise Refusal("state_unavailable", message, retry_after=_AGAIN) from None
 
-    def _refusal(self, request: EdgeRequest) -> Refusal:
-        """Unknown, used and expired look alike, as for keys."""
+    def _count_failure(self, request: EdgeRequest) -> None:
         if self._failures.too_many(address_of(request)):
             message = "too many invites that are not valid from here: wait a second"
-            return Refusal("rate_limit_exceeded", message, retry_after=1)
-        message = (
-            "this invite is unknown, was used or has expired: make another with `rolemesh invite`"
-        )
-        return Refusal("invalid_api_key", message)
+            raise Refusal("rate_limit_exceeded", message, retry_after=1)
 
 
 def spend(book: KeyBook, asked: JoinRequest, now: float) -> Joined | None:

@@ -17,7 +17,7 @@ from rolemesh.config.keyfile import read_key_file
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import Address, read_address
 from rolemesh.core.errors import Refusal
-from rolemesh.core.keys import KeyKind, KeyRecord, KeyRing, Scope
+from rolemesh.core.keys import KeyKind, KeyRecord, KeyRing, Scope, read_id
 from rolemesh.gateway.certified import check_certificate
 
 LOOK_EVERY = 0.5  # seconds between two looks at a key file
@@ -39,8 +39,8 @@ class Gatekeeper:
     """Lets a request in by its key, or refuses it.
 
     `keys` and `tokens` are the files, or other sources, of client keys and of node tokens. Without
-    both, everyone is let in, which is for a gateway on loopback only; with keys alone, no node can register.
-    `now` is the time of day, by which keys expire; `clock` may be any steady one.
+    both, everyone is let in, which is for a gateway on loopback only; with keys alone, no node can
+    register. `now` is the time of day, by which keys expire; `clock` may be any steady one.
     """
 
     def __init__(
@@ -160,6 +160,14 @@ class Gatekeeper:
         if record and record.live(self._now()) and _speaks_for(record, node):
             return record
         raise Refusal("invalid_api_key", f"the token of '{node}' is no longer valid")
+
+    def may_be_invite(self, text: str) -> bool:
+        """Whether a text has the id of one of the invites, as far as they can be read now."""
+        try:
+            id = read_id(text)
+            return self._tokens is not None and id is not None and id in self._tokens.ring()
+        except Refusal:
+            return True
 
     def _known(self, request: IRequest, store: "KeySource", *kinds: KeyKind) -> KeyRecord:
         record = store.ring().check(presented(request.requestHeaders), self._now())

@@ -119,6 +119,10 @@ class Progress(Service):
 
         return waiting.addBoth(over)
 
+    def note(self, id: BackendId) -> None:
+        """A backend has told of its progress by itself."""
+        self._moved[id] = self._clock.seconds()
+
     def _due(self, watch: _Watch) -> None:
         left = watch.seconds - (self._clock.seconds() - self._moved.get(watch.id, watch.began))
         if left > 0:

@@ -34,6 +34,7 @@ class Sink(Interface):
 
 
 Through = Callable[[bytes], bytes]
+Enough = Callable[[bytearray], bool]
 
 
 class Client:
@@ -137,15 +138,15 @@ class SlowClient(Exception):
 class Body(protocol.Protocol):
     """An upstream's body: held until enough of it is there, then poured.
 
-    `begun` fires with what is held once `enough(held)` says so, or the body is at its end; it
-    fails with TryFailed. Cancelling it, or the Deferred of `pour`, closes the upstream at once.
-    `moved` is when the last byte was poured.
+    `begun` fires with what is held once `enough(held)`, which may take something out, says so, or
+    the body is at its end; it fails with TryFailed. Cancelling it, or the Deferred of `pour`,
+    closes the upstream at once. `moved` is when the last byte was poured.
     """
 
     transport: Any  # Twisted's stand-in for a body's connection has no written interface
     chunks: Chunks | None = None
 
-    def __init__(self, clock: IReactorTime, enough: Callable[[bytes], bool], most: int) -> None:
+    def __init__(self, clock: IReactorTime, enough: Enough, most: int) -> None:
         self._clock = clock
         self._enough = enough
         self._most = most
@@ -206,13 +207,12 @@ class Body(protocol.Protocol):
                 self._break(broken)
 
     def _hold(self) -> None:
-        held = bytes(self._held)
-        if len(held) > self._most:
+        if len(self._held) > self._most:
             self.begun.errback(TryFailed(Outcome.GARBLED, "too long"))
             self._leave()
-        elif self._enough(held):
+        elif self._enough(self._held):
             self.transport.pauseProducing()
-            self.begun.callback(held)
+            self.begun.callback(bytes(self._held))
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         self._end = reason
@@ -311,15 +311,13 @@ class Body(protocol.Protocol):
         self._leave()
 
 
-def receive(
-    response: IResponse, clock: IReactorTime, enough: Callable[[bytes], bool], most: int
-) -> Body:
+def receive(response: IResponse, clock: IReactorTime, enough: Enough, most: int) -> Body:
     """Take a response's body in, held until it is poured or read."""
     body = Body(clock, enough, most)
     response.deliverBody(body)
     return body
 
 
-def never(_: bytes) -> bool:
+def never(_: bytearray) -> bool:
     """Hold the whole body."""
     return False

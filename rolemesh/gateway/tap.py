@@ -223,7 +223,7 @@ def build(
             clients.app.resource(),
             nodes.app.resource(),
             operators.app.resource(),
-            _joins(reactor, settings).app.resource(),
+            _joins(reactor, settings, keys).app.resource(),
         ),
         reactor,
         lambda: uuid4().hex,
@@ -270,11 +270,12 @@ def _gatekeeper(reactor: Any, settings: GatewaySettings, shelf: KeyShelf) -> Gat
     return gatekeeper
 
 
-def _joins(reactor: Any, settings: GatewaySettings) -> JoinApi:
+def _joins(reactor: Any, settings: GatewaySettings, keys: Gatekeeper) -> JoinApi:
     def aside(act: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), act)
 
-    return JoinApi(_token_book(settings), aside, Failures(reactor), time.time)
+    book = _token_book(settings)
+    return JoinApi(book, keys.may_be_invite, aside, Failures(reactor), time.time)
 
 
 def _token_book(settings: GatewaySettings) -> KeyBook | None:

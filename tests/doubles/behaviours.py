@@ -13,7 +13,7 @@ from attrs import field, frozen
 from tests.doubles import wire
 from tests.doubles.alarms import Alarms
 from tests.doubles.model import Chat, Tally
-from tests.doubles.reply import Call, Connection, Ending, Reply
+from tests.doubles.reply import Call, Connection, Ending, Reply, tells_progress
 from tests.doubles.wire import chunk, error, event, json_answer, stream_head
 
 Pieces = Callable[[str], Iterable[bytes]]
@@ -190,7 +190,7 @@ class CutAfter(Reply):
         self._ending, self._end = ending, end
 
     def event(self, data: bytes) -> None:
-        if self.call.events < int(self.argument or 0):
+        if tells_progress(data) or self.call.events < int(self.argument or 0):
             super().event(data)
         else:
             self.write(self._end)
@@ -248,6 +248,9 @@ class Framed(Reply):
         self._dress = dress
 
     def event(self, data: bytes) -> None:
+        if tells_progress(data):
+            super().event(data)
+            return
         self.call.events += 1
         for piece in self._dress(data):
             self.write(chunk(piece))
@@ -294,7 +297,7 @@ class Intruded(Reply):
         self._intruder = intruder
 
     def event(self, data: bytes) -> None:
-        if self.call.events == int(self.argument or 0):
+        if self.call.events == int(self.argument or 0) and not tells_progress(data):
             self.write(self._intruder.bytes)
             if self._intruder.ending is not None:
                 self.end(self._intruder.ending, "cut")

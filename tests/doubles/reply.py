@@ -34,7 +34,7 @@ class Call:
     """What the double saw of one request; times are the clock's, in seconds.
 
     `outcome` is "" while it runs, then "whole", "cut" (by the double) or "left" (by the client).
-    `events` counts events written, `pauses` how often the client stopped reading.
+    `events` counts events of the answer itself, `pauses` how often the client stopped reading.
     """
 
     number: int
@@ -47,6 +47,11 @@ class Call:
     outcome: str = ""
     events: int = 0
     pauses: int = 0
+
+
+def tells_progress(data: bytes) -> bool:
+    """Whether an event is about the prompt, and no part of the answer."""
+    return b'"prompt_progress"' in data
 
 
 class Driver(Shape):
@@ -86,7 +91,7 @@ class Reply:
     def event(self, data: bytes) -> None:
         if self.over:
             return
-        self.call.events += 1
+        self.call.events += not tells_progress(data)
         self.write(wire.chunk(wire.event(data)))
 
     def finish(self) -> None:

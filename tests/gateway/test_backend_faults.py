@@ -450,7 +450,7 @@ class AfterTheFirstByte(MeshCase):
         cable = Toxic(reactor, fake.port)
         self.addCleanup(cable.stop)
         await self.gateway(f"http://127.0.0.1:{cable.port}", idle=0.3)
-        cable.toxin = Toxin(after=900, cut=Cut.SILENCE)
+        cable.toxin = Toxin(after=1600, cut=Cut.SILENCE)
         self.assert_broken_off(await self.ask(stream=True), "upstream_disconnected")
         await self.until("upstream is closed", lambda: not cable.pairs)
 

@@ -97,6 +97,14 @@ class ExchangeTests(JoinCase):
         self.assertEqual({answer.status for answer in answers}, {401, 429})
         self.assertEqual(self.post(JOIN, {"invite": self.invite, "token": made(3)[1]}).status, 200)
 
+    def test_guesses_keep_no_disk_busy(self) -> None:
+        """Past ten a second from one address the tokens are not even looked at."""
+        looked: list[object] = []
+        self.patch(FileBook, "change", lambda *each: looked.append(each))
+        for number in range(40):
+            self.post(JOIN, {"invite": self.invited(number + 10)[0], "token": made(3)[1]})
+        self.assertLessEqual(len(looked), 11)
+
     def test_an_invite_opens_nothing_else(self) -> None:
         """It registers no node and asks for no answer."""
         headers = {"Authorization": f"Bearer {self.invite}"}
