@@ -48,7 +48,7 @@ class Reload:
                 self.log.error("not reloaded: {problem}", problem=str(problem))
             return
         book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
-        self._clients.roles = self._nodes.roles = book
+        self._clients.catalogue.roles = self._nodes.roles = book
         self._life.drain = settings.drain
         self._registry.set_static(static_backends(settings.roles.values()))
         self.log.info("reloaded: {count} roles", count=len(settings.roles))

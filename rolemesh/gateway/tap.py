@@ -1,7 +1,6 @@
 """`twistd rolemesh-gateway`: the only place where the gateway's objects meet."""
 
 import os
-import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -21,18 +20,18 @@ from rolemesh.config.listeners import Listener
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import AddressPolicy, read_network
 from rolemesh.core.affinity import Memory
-from rolemesh.core.openai import Api
 from rolemesh.core.roles import RoleBook
 from rolemesh.gateway.admin import OperatorApi
 from rolemesh.gateway.admission import Admission
+from rolemesh.gateway.asking import Asking
 from rolemesh.gateway.attempt import Attempt
+from rolemesh.gateway.catalogue import Catalogue
 from rolemesh.gateway.commands import Orders
 from rolemesh.gateway.company import Company
 from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.doors import Doors
-from rolemesh.gateway.edge import Limits, build_site
-from rolemesh.gateway.edge_request import EdgeRequest
+from rolemesh.gateway.edge import build_site
 from rolemesh.gateway.front import Front
 from rolemesh.gateway.health import Checks
 from rolemesh.gateway.hosts import Hosts
@@ -46,10 +45,12 @@ from rolemesh.gateway.pressure import Pressure
 from rolemesh.gateway.progress import Progress
 from rolemesh.gateway.records import Records
 from rolemesh.gateway.refusals import RefusalLog
-from rolemesh.gateway.registrations import LONGEST_REPORT, RegistrationPace
+from rolemesh.gateway.registrations import RegistrationPace
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.reload import Reload
 from rolemesh.gateway.revoking import Revoking
+from rolemesh.gateway.room import limits as limits_of_process
+from rolemesh.gateway.screen import Screen
 from rolemesh.gateway.statics import static_backends
 from rolemesh.gateway.store.interface import NewerSchema, Prepared, Store, StoreFailed
 from rolemesh.gateway.store.keeper import Keeper
@@ -57,6 +58,7 @@ from rolemesh.gateway.store.key_shelf import KeyShelf
 from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.store.sqlite import SqliteStore
 from rolemesh.gateway.tidying import Tidying
+from rolemesh.gateway.under_way import UnderWay
 from rolemesh.gateway.upstream import Upstream
 from rolemesh.gateway.usage import Ledger
 from rolemesh.gateway.web import ClientApi
@@ -64,12 +66,6 @@ from rolemesh.lag import LagWatch
 from rolemesh.service import Listening, ServiceOptions, Signals, keep_steady, refuse
 from rolemesh.systemd import Systemd
 from rolemesh.tls.fresh import TlsProblem
-
-LONGEST_BODY = 32 * 2**20
-LONGEST_OF_ANYBODY = 4 * 2**10  # where no client was let in by its key
-_CLIENT_PATHS = frozenset(api.value.encode() for api in Api)
-CONNECTIONS = 4096  # half of them of one address, which may be a balancer's
-OWN_DESCRIPTORS = 24
 
 T = TypeVar("T")
 
@@ -197,26 +193,27 @@ def build(
         RegistrationPace(reactor),
         lambda address, port: is_own(address, port, listening.ports),
     )
+    catalogue = Catalogue(registry, book, int(time.time()))
     limits = KeyLimits(reactor, time.time, lambda key: ledger.tokens(key))
     ledger = Ledger(reactor, time.time, store, keeper.lost, limits.elsewhere)
     clients = ClientApi(
         reactor,
         keys,
-        book,
-        registry,
+        catalogue,
+        Asking(reactor, catalogue, registry, memory),
         admission,
         dispatch,
         Delivery(reactor, registry, records, dispatch, memory),
         records,
-        memory,
-        int(time.time()),
         keeper,
         limits,
         ledger,
+        UnderWay(reactor),
     )
     orders = Orders(reactor)
     operators = OperatorApi(reactor, keys, registry, orders)
     registry.set_static(static_backends(settings.roles.values()))
+    pressure = Pressure(reactor, settings.memory_max)
     hosts = Hosts(settings.allowed_hosts, keyless=settings.keys is None)
     site = build_site(
         Front(
@@ -227,14 +224,13 @@ def build(
         ),
         reactor,
         lambda: uuid4().hex,
-        _limits(),
+        limits_of_process(),
         RefusalLog(reactor),
-        lambda request: _screen(request, keys, pressure, hosts),
+        Screen(keys, pressure, hosts),
     )
     doors = _doors(reactor, listeners)
     listening = Listening(reactor, doors.into(site))
     checks = Checks(reactor, registry, upstream, random.random)
-    pressure = Pressure(reactor, settings.memory_max)
     life = GatewayLife(
         reactor,
         listening,
@@ -303,31 +299,3 @@ def _resolve(reactor: Any, host: str) -> Deferred[list[str]]:
         return [str(address[0]) for *_, address in found]
 
     return deferToThreadPool(reactor, reactor.getThreadPool(), look_up)
-
-
-def _limits() -> Limits:
-    """Connections as far as this process may have descriptors, of which each request takes two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    room = (soft - OWN_DESCRIPTORS) // 2 if soft > 0 else CONNECTIONS
-    return Limits(
-        body_bytes=LONGEST_BODY,
-        connections=max(1, min(CONNECTIONS, room)),
-        address_connections=max(1, min(CONNECTIONS // 2, room)),
-    )
-
-
-def _screen(request: EdgeRequest, keys: Gatekeeper, pressure: Pressure, hosts: Hosts) -> None:
-    """Refuse a client without a good key and what there is no memory for, and bound what others may
-    send, before the body is read."""
-    hosts.check(request)
-    if request.path in _CLIENT_PATHS:
-        pressure.check()
-    if request.path in _CLIENT_PATHS or request.path.startswith(b"/v1/roles/"):
-        request.key = keys.client(request)
-    elif request.path.startswith(b"/v1/nodes/"):
-        request.longest_body = LONGEST_REPORT
-    else:
-        request.longest_body = LONGEST_OF_ANYBODY

@@ -549,7 +549,8 @@ class AfterTheFirstByte(MeshCase):
         answer = await self.ask(stream=True)
         self.assert_served(answer, by="coder")
         self.assertEqual(answer.events[0]["model"], "another-model.gguf")
-        entries = life._clients._registry.members(life._clients.roles.find("coder").role)
+        catalogue = life._clients.catalogue
+        entries = catalogue._registry.members(catalogue.roles.find("coder").role)
         self.assertEqual([entry.mismatches for _, entry in entries], [1])
 
 

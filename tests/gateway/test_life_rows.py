@@ -7,8 +7,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from rolemesh.core.model import QueueLimits
+from rolemesh.gateway import asking, tap
 from rolemesh.gateway import life as life_module
-from rolemesh.gateway import tap, web
 from tests.doubles import raw
 from tests.doubles.mesh import CHAT
 from tests.doubles.slots import Speed
@@ -165,7 +165,7 @@ class BugTests(RowCase):
         def break_down(*_: object) -> None:
             raise ZeroDivisionError("rmk_abcdefgh of the secret prompt")
 
-        broken = self.patch(web, "read", break_down)
+        broken = self.patch(asking, "read", break_down)
         answer = await self.ask()
         broken.restore()
         self.assert_refused(answer, 500, "internal_error", retry=False)

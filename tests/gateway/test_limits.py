@@ -12,13 +12,12 @@ from rolemesh.config.listeners import Listener, Serves
 from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, KeyRecord, mint
 from rolemesh.core.model import QueueLimits
-from rolemesh.gateway import usage
+from rolemesh.gateway import asking, usage
 from rolemesh.gateway.keys import LOOK_EVERY, KeyStore
 from rolemesh.gateway.store.interface import Usage
 from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.tap import build
 from rolemesh.gateway.usage import SAVE_EVERY
-from rolemesh.gateway.web import ClientApi
 from tests.doubles import raw
 from tests.gateway.memory import CHAT, HELLO, Client, GatewayCase, Net, role, whole
 
@@ -216,7 +215,7 @@ class ConcurrencyTests(LimitsCase):
     def test_a_bug(self) -> None:
         """So does one that fails for a reason that nobody thought of."""
         self.begin()
-        broken = self.patch(ClientApi, "_chain", lambda *_: 1 / 0)
+        broken = self.patch(asking, "chain_of", lambda *_: 1 / 0)
         self.assertEqual(self.chat(self.only).answer.status, 500)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         broken.restore()

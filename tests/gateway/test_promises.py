@@ -37,7 +37,7 @@ class PromiseCase(GatewayCase):
 
     def in_flight(self) -> list[int]:
         """What the gateway believes that each of its backends is busy with."""
-        return [entry.in_flight for entry in self.life._clients._registry]
+        return [entry.in_flight for entry in self.life._clients.catalogue._registry]
 
     def used(self, *servers: Server) -> list[int]:
         return [len(server.work) for server in servers]

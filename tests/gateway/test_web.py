@@ -11,7 +11,7 @@ from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, KeyRecord, Scope, mint
 from rolemesh.core.model import Requirements, Target
 from rolemesh.core.openai import Api
-from rolemesh.gateway import web
+from rolemesh.gateway import asking
 from tests.doubles import raw
 from tests.gateway.memory import CHAT, GatewayCase, role, whole
 
@@ -214,7 +214,7 @@ class ErrorTests(GatewayCase):
         def break_down(*_: object) -> None:
             raise ZeroDivisionError("the secret reason")
 
-        self.patch(web, "read", break_down)
+        self.patch(asking, "read", break_down)
         client = self.ask()
         error = self.assert_refused(client.answer, 500, "internal_error")
         self.assertIn(client.answer.headers["x-request-id"], str(error["message"]))
