@@ -1,6 +1,5 @@
 """Who may ask: the key of a request against the keys of a file, which may change under us."""
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
 from rolemesh.config.keyfile import read_key_file
+from rolemesh.config.private import mark
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.addresses import Address, read_address
 from rolemesh.core.errors import Refusal
@@ -231,7 +231,7 @@ class KeyStore:
 
         :raises ConfigError: when it cannot be used.
         """
-        self._seen = _mark(self._path)
+        self._seen = mark(self._path)
         self._ring = None
         self._ring = KeyRing(read_key_file(self._path))
         self._problem = ""
@@ -252,7 +252,7 @@ class KeyStore:
         return self._ring
 
     def _look(self) -> None:
-        if self._ring is not None and _mark(self._path) == self._seen:
+        if self._ring is not None and mark(self._path) == self._seen:
             return
         try:
             self.load()
@@ -320,12 +320,3 @@ def _bare(name: bytes, value: bytes) -> str:
 def _household(address: Address | None) -> object:
     """What one sender holds: an IPv4 address, or the 2^64 addresses of an IPv6 network."""
     return int(address) >> 64 if isinstance(address, IPv6Address) else address
-
-
-def _mark(path: Path) -> object:
-    """What differs once a file was written, replaced, or given other rights."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
