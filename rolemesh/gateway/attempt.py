@@ -53,7 +53,7 @@ class Answer:
 
     `body` is there whole as bytes, or a Body to be poured until `deadline`. `grant` holds the slot
     until it is released. `sent` are the members that the backend got; where it `tells` its progress
-    with the prompt, those to ask for that were beside them.
+    with the prompt, what asks for that was beside them, and `heard` is when it last did.
     """
 
     role: Role
@@ -65,6 +65,7 @@ class Answer:
     body: bytes | Body = b""
     usage: Usage = field(factory=Usage)
     passed: Passed | None = None
+    heard: float = 0.0
 
     def break_off(self, why: str) -> None:
         """End the stream before its time, if it is one that is being poured."""
@@ -176,11 +177,16 @@ class Attempt:
         answer.status, answer.body, answer.passed = verdict.status, b"", verdict
 
     def _noted(self, answer: Answer) -> Callable[[], None]:
-        return lambda: self._progress.note(answer.grant.backend.id)
+        def note() -> None:
+            answer.heard = self._clock.seconds()
+            self._progress.note(answer.grant.backend.id)
+
+        return note
 
     async def _with_progress(self, waiting: "Deferred[T]", answer: Answer) -> T:
         left = answer.role.timeouts.first_byte - self._spent(answer)
-        return await self._progress.bounded(waiting, answer.grant.backend.id, left)
+        backend = answer.grant.backend.id
+        return await self._progress.bounded(waiting, backend, left, lambda: answer.heard)
 
     def _spent(self, answer: Answer) -> float:
         return self._clock.seconds() - (answer.deadline - answer.role.timeouts.total)

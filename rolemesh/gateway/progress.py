@@ -55,6 +55,7 @@ class _Watch:
     seconds: float
     began: float
     waiting: Deferred[Any]
+    heard: Callable[[], float]
     timer: IDelayedCall | None = None
     end: Outcome | None = None
 
@@ -84,6 +85,7 @@ class Progress(Service):
         self._bytes_at = bytes_at
         self._marks: dict[BackendId, tuple[object, ...]] = {}
         self._moved: dict[BackendId, float] = {}
+        self._told: dict[BackendId, float] = {}
         self._asking: dict[BackendId, Deferred[None]] = {}
         self._watches: set[_Watch] = set()
         self._loop = LoopingCall(self._look)
@@ -101,10 +103,12 @@ class Progress(Service):
         for asking in tuple(self._asking.values()):
             asking.cancel()
 
-    def bounded(self, waiting: "Deferred[T]", id: BackendId, seconds: float) -> "Deferred[T]":
+    def bounded(
+        self, waiting: "Deferred[T]", id: BackendId, seconds: float, heard: Callable[[], float]
+    ) -> "Deferred[T]":
         """`waiting`, which fails with TryFailed once its backend has made no progress for so long,
-        or has been found to make none with anything."""
-        watch = _Watch(id, seconds, self._clock.seconds(), waiting)
+        or has been found to make none with anything. `heard` is when it last told of this one."""
+        watch = _Watch(id, seconds, self._clock.seconds(), waiting, heard)
         watch.timer = self._clock.callLater(max(0.0, seconds), self._due, watch)
         self._watches.add(watch)
 
@@ -120,11 +124,12 @@ class Progress(Service):
         return waiting.addBoth(over)
 
     def note(self, id: BackendId) -> None:
-        """A backend has told of its progress by itself."""
-        self._moved[id] = self._clock.seconds()
+        """A backend has told by itself that it gets on with a request."""
+        self._told[id] = self._clock.seconds()
 
     def _due(self, watch: _Watch) -> None:
-        left = watch.seconds - (self._clock.seconds() - self._moved.get(watch.id, watch.began))
+        moved = max(watch.heard(), self._moved.get(watch.id, watch.began))
+        left = watch.seconds - (self._clock.seconds() - moved)
         if left > 0:
             watch.timer = self._clock.callLater(left, self._due, watch)
         else:
@@ -140,7 +145,8 @@ class Progress(Service):
 
     def _judge(self, entry: Entry, now: float) -> None:
         id = entry.backend.id
-        silent = now - max(entry.taken, self._bytes_at(id), self._moved.get(id, 0.0))
+        moved = max(self._told.get(id, 0.0), self._moved.get(id, 0.0))
+        silent = now - max(entry.taken, self._bytes_at(id), moved)
         if silent >= SILENCE and id not in self._asking:
             self._asking[id] = Deferred.fromCoroutine(self._ask(entry.backend))
         if silent >= STUCK_AFTER:
@@ -183,6 +189,7 @@ class Progress(Service):
     def _forget(self, id: BackendId) -> None:
         self._marks.pop(id, None)
         self._moved.pop(id, None)
+        self._told.pop(id, None)
 
     def _gone(self, id: BackendId) -> None:
         self._forget(id)

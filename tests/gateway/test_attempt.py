@@ -4,7 +4,7 @@ from typing import Any
 
 from rolemesh.core.model import Params, Target, Timeouts
 from tests.doubles import wire
-from tests.gateway.memory import Client, GatewayCase, role, whole
+from tests.gateway.memory import Client, Exchange, GatewayCase, role, whole
 
 MESSAGES = "/v1/messages"
 USAGE = {"usage": {"completion_tokens": 2, "prompt_tokens": 5, "total_tokens": 7}}
@@ -245,6 +245,59 @@ class StreamTests(GatewayCase):
         self.turn()
         self.assertEqual(client.answer.json, whole("hi"))
         self.assertTrue(client.answer.finished)
+
+
+class ReadingTests(GatewayCase):
+    """Streams of a llama-server that tells how far it is with the prompt."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.net.server().llama(slots=2)
+        self.start(role(self.server, timeouts=Timeouts(first_byte=5)))
+
+    def tell(self, exchange: Exchange, processed: int) -> None:
+        done = {"total": 900, "cache": 0, "processed": processed, "time_ms": 1}
+        exchange.event({"choices": [], "object": "chat.completion.chunk", "prompt_progress": done})
+
+    def test_P6_progress_is_asked_for(self) -> None:
+        """Of whoever is known as llama-server, streaming or not; the client is not told."""
+        client = self.ask(stream=True)
+        exchange = self.server.work[0]
+        self.assertTrue(exchange.request.json()["return_progress"])
+        exchange.head()
+        self.tell(exchange, 900)
+        exchange.text("he", finish="stop")
+        exchange.done()
+        self.turn()
+        self.assertNotIn(b"prompt_progress", client.answer.data)
+        self.assertEqual(client.answer.text, "he")
+        self.ask()
+        self.assertTrue(self.server.work[1].request.json()["return_progress"])
+
+    def test_B3_progress_is_no_silence(self) -> None:
+        """A prompt may take longer than `first_byte` while its server tells of it."""
+        client = self.ask(stream=True)
+        exchange = self.server.work[0]
+        exchange.head()
+        for done in range(4):
+            self.net.spend(4)
+            self.tell(exchange, 200 * done)
+        exchange.text("he", finish="stop")
+        exchange.done()
+        self.turn()
+        self.assertEqual(client.answer.text, "he")
+
+    def test_B3_the_progress_of_another(self) -> None:
+        """What is told of one request says nothing of one that hangs beside it."""
+        self.ask(stream=True)
+        reading = self.ask(stream=True)
+        self.server.work[1].head()
+        for done in range(4):
+            self.net.spend(2)
+            self.tell(self.server.work[1], 200 * done)
+        self.assertTrue(self.server.work[0].left)
+        self.assertFalse(self.server.work[1].left)
+        self.assertFalse(reading.answered)
 
 
 class AssembleTests(GatewayCase):
