@@ -2,13 +2,14 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 
 from rolemesh.cli.program_options import Helps, check_arguments
+from rolemesh.config.exposure import exposed
 from rolemesh.config.gateway import GatewaySettings, load_gateway
 from rolemesh.config.node import NodeSettings, load_node
 from rolemesh.config.problems import ConfigError, printable
@@ -44,6 +45,10 @@ def check_file(path: Path, environ: Mapping[str, str], helps: Helps) -> int:
         return 1
     for warning in warnings:
         print(evolve(warning, text=f"warning: {warning.text}"))
+    open_to_all = list(_exposed(settings, path))
+    if open_to_all:
+        print(*open_to_all, sep="\n")
+        return 1
     print(printable(f"{path}: {_summary(settings)}"))
     return 0
 
@@ -51,6 +56,12 @@ def check_file(path: Path, environ: Mapping[str, str], helps: Helps) -> int:
 def _load(path: Path, environ: Mapping[str, str]) -> GatewaySettings | NodeSettings:
     data = open_document(path, environ).data
     return load_node(path, environ) if _is_nodes(path, data) else load_gateway(path, environ)
+
+
+def _exposed(settings: GatewaySettings | NodeSettings, path: Path) -> Iterable[str]:
+    if isinstance(settings, NodeSettings):
+        return ()
+    return exposed(settings, settings.listen, path)
 
 
 def _is_nodes(path: Path, data: Any) -> bool:

@@ -215,4 +215,15 @@ def _told(gateway: Gateway) -> Iterator[None]:
         raise Failed(f"its certificate is not trusted: {error.verify_message}; {cure}") from None
     except (OSError, http.client.HTTPException) as error:
         told = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        told += _hint(error, gateway.url.scheme)
         raise Failed(f"{gateway.url.netloc.rpartition('@')[2]}: {told}") from None
+
+
+def _hint(error: Exception, scheme: str) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "; is a gateway running there?"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "; it does not speak TLS there: write http://"
+    if isinstance(error, http.client.RemoteDisconnected) and scheme == "http":
+        return "; if it speaks TLS there, write https://"
+    return ""

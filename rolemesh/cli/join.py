@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -68,11 +69,15 @@ class _Joined:
     desk: Desk
     token: str = field(repr=False)
     config: Path
+    state: str | None
 
     @property
     def command(self) -> str:
         """How its agent is started."""
-        return f"twistd -n rolemesh-node --config {self.config}"
+        words = ["twistd", "-n", "rolemesh-node", "--config", str(self.config)]
+        if self.state:
+            words += ["--state", str(Path(self.state).absolute())]
+        return shlex.join(words)
 
 
 def _join(arguments: argparse.Namespace, invite: Invite) -> _Joined:
@@ -91,7 +96,7 @@ def _join(arguments: argparse.Namespace, invite: Invite) -> _Joined:
             say(f"Wrote {path}")
     desk.until_known(token)
     say(f"The gateway knows this box as '{invite.node}'")
-    return _Joined(desk, token, path.absolute())
+    return _Joined(desk, token, path.absolute(), arguments.state)
 
 
 def _config_path(arguments: argparse.Namespace) -> Path:

@@ -42,7 +42,7 @@ def network(text: str) -> Network:
     try:
         return read_network(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, such as 10.0.0.0/8") from None
+        raise argparse.ArgumentTypeError(f"{error}: write a network, as 10.0.0.0/8") from None
 
 
 def node(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         for part in _followed(gateway, path) if arguments.follow else _once(gateway, path):
             _show(part, arguments.json)
     except Failed as error:
-        print(f"rolemesh logs: {printable(str(error))}")
+        print(f"rolemesh logs: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -23,6 +23,7 @@ from rolemesh.core.local import (
 )
 
 PATIENCE = 5.0  # seconds
+_LONGEST_PATH = 107  # bytes; Linux takes no more for a socket
 
 
 class NoNode(Exception):
@@ -84,8 +85,14 @@ def ask(path: Path) -> bytes:
         raise NoNode(f"{path} does not answer within {PATIENCE:.0f} s") from None
     except OSError as error:
         why = error.strerror or str(error)
-        raise NoNode(f"{path}: {why}; is the node running, with this --state?") from None
+        raise NoNode(f"{path}: {why}; {_cure(path)}") from None
     return told
+
+
+def _cure(path: Path) -> str:
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        return "give the agent a state folder with a shorter path"
+    return "is the node running, with this --state?"
 
 
 def _status(status: NodeStatus, _: argparse.Namespace) -> Iterator[str]:

@@ -2,9 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from time import monotonic
+from typing import IO
 
 from rolemesh.config.node import NodeSettings
 from rolemesh.config.problems import ConfigError, Problem, did_you_mean, printable, quoted
@@ -14,6 +19,7 @@ from rolemesh.core.options import read_help, unknown
 DEADLINE = 20.0  # seconds; a build for GPUs loads their libraries first
 
 _LONGEST_LINE = 300  # characters of what a program says
+_LONGEST_HELP = 1 << 20  # bytes; that of llama-server has 60 KB
 
 # What any llama-server has; a help text without it is somebody else's, or not understood.
 _SURE = "--model"
@@ -52,21 +58,59 @@ class Helps:
     def _ask(self, program: Sequence[str]) -> Mapping[str, bool] | Unheard:
         name = Path(program[0]).name
         try:
-            done = subprocess.run(
-                [*program, "--help"],
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self._deadline,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+            text = _what_it_says([*program, "--help"], self._environ, self._deadline)
+        except TimeoutError:
             return Unheard(f"'{name} --help' takes longer than {self._deadline:g} s")
+        except OverflowError:
+            return Unheard(f"'{name} --help' says more than {_LONGEST_HELP} bytes")
         except OSError as problem:
             return Unheard(f"'{name} --help' cannot be run: {problem.strerror}")
-        text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
         options = read_help(text)
         return options if _SURE in options else Unheard(_without_options(name, text))
+
+
+def _what_it_says(command: Sequence[str], environ: Mapping[str, str], deadline: float) -> str:
+    """What a program writes until it ends; nothing of it, or that it forked, is left then.
+
+    :raises TimeoutError: when it takes longer.
+    :raises OverflowError: when it says more than any help.
+    :raises OSError: when it cannot be run.
+    """
+    with subprocess.Popen(
+        command,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            return _read_all((child.stdout, child.stderr), monotonic() + deadline)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _read_all(pipes: Sequence[IO[bytes]], end: float) -> str:
+    """What comes out of pipes until all are closed, one after the other."""
+    said = {pipe.fileno(): b"" for pipe in pipes}
+    with DefaultSelector() as open_ones:
+        for number in said:
+            open_ones.register(number, EVENT_READ)
+        while open_ones.get_map():
+            ready = open_ones.select(max(0.0, end - monotonic()))
+            if not ready or monotonic() > end:
+                raise TimeoutError
+            for key, _ in ready:
+                piece = os.read(key.fd, 65536)
+                said[key.fd] += piece
+                if not piece:
+                    open_ones.unregister(key.fd)
+            if sum(map(len, said.values())) > _LONGEST_HELP:
+                raise OverflowError
+    return b"\n".join(said.values()).decode("utf-8", "replace")
 
 
 def _without_options(name: str, text: str) -> str:
@@ -87,10 +131,13 @@ def check_arguments(
     entries = Place(document, (), document.data).optional("run")
     problems: list[Problem] = []
     warned: list[Problem] = []
-    for index, run in enumerate(settings.run):
-        if not run.args or entries is None:
+    for index, run in enumerate(settings.run if entries else ()):
+        assert entries
+        entry = _item(entries, index)
+        if not run.args:
+            warned += _absent(entry, run.llama_server[0], environ)
             continue
-        args = _item(entries, index).child("args")
+        args = entry.child("args")
         try:
             options = helps.options(run.llama_server)
         except Unheard as reason:
@@ -100,6 +147,14 @@ def check_arguments(
     if problems:
         raise ConfigError(problems)
     return tuple(warned)
+
+
+def _absent(entry: Place, program: str, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """A warning about a program that is not installed, or not yet."""
+    if shutil.which(program, path=environ.get("PATH", os.defpath)):
+        return ()
+    cure = "install it, or name it with llama_server:"
+    return entry.wrong(f"there is no program {quoted(program)} on PATH: {cure}").problems
 
 
 def _unknown(place: Place, args: Sequence[str], options: Mapping[str, bool]) -> Iterator[Problem]:

@@ -79,6 +79,9 @@ def survey(looked: Looked, say: Callable[[str], None], alike: bool = False) -> S
     server = find_llama_server(looked.llama_server, looked.environ, looked.cwd, looked.home)
     say(f"  llama-server   {_about_server(server)}")
     _say_all(say, _doubts(server, Helps(looked.environ)))
+    for folder in looked.models:
+        if not (looked.cwd / folder).is_dir():
+            raise Impossible(f"{folder} is no folder; --models wants folders with .gguf files")
     usual = usual_folders(looked.environ, looked.cwd, looked.home)
     folders = dict.fromkeys((looked.cwd / folder).resolve() for folder in (*looked.models, *usual))
     shelf = search(list(folders), monotonic)

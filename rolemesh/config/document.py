@@ -39,7 +39,7 @@ class Document:
 
     `positions` has each value by its trail of keys and indexes, `keys` the key that leads to it,
     `written` each scalar as it stands in the file, before `${…}` is filled in; `named` are the
-    files that it was found to name.
+    files that it was found to name. Where it is `patient` some of those may come later.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Document:
     problems: list[Problem] = Factory(list)
     warnings: list[Problem] = Factory(list)
     named: list[Path] = Factory(list)
+    patient: bool = False
 
 
 def parse(content: bytes, path: Path, environ: Mapping[str, str]) -> Document:

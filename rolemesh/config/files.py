@@ -29,10 +29,11 @@ def path(place: Place, home: Path | None = None, name: str | None = None) -> Pat
 
 
 def folder(place: Place) -> Path:
-    """A folder that exists."""
+    """A folder that exists, or may come later where the document is patient."""
     found = path(place)
-    if status_of(found, place) is None or not found.is_dir():
-        raise place.wrong(f"there is no folder {found}")
+    with place.patiently():
+        if status_of(found, place) is None or not found.is_dir():
+            raise place.wrong(f"there is no folder {found}")
     return found
 
 
@@ -43,7 +44,8 @@ def private_file(place: Place) -> Path:
     named: Path = settings(place, {"file": path}, required=("file",))["file"]
     at = place.child("file")
     if status_of(named, at) is None:
-        at.warn(f"{named} does not exist yet: 'rolemesh keys add --file {named}' makes it")
+        cure = f"'rolemesh keys add --file {named}' makes it, with --node NAME for nodes"
+        at.warn(f"{named} does not exist yet: {cure}")
     else:
         private_content(named, at)
     return named

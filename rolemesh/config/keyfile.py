@@ -28,7 +28,8 @@ def read_key_file(path: Path) -> tuple[KeyRecord, ...]:
 
     :raises ConfigError: when it cannot be read, others may open it, or it is not a key file.
     """
-    content = read_private(path, cure=f"`rolemesh keys add --file {path}` makes it")
+    cure = f"`rolemesh keys add --file {path}` makes it, with --node NAME for nodes"
+    content = read_private(path, cure)
     document = parse(content, path, environ={})
     gather = Gather(document.problems)
     records: tuple[KeyRecord, ...] = ()

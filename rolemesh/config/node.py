@@ -63,12 +63,14 @@ class NodeSettings:
     warnings: tuple[Problem, ...] = field(default=(), eq=False)
 
 
-def load_node(path: Path, environ: Mapping[str, str]) -> NodeSettings:
+def load_node(path: Path, environ: Mapping[str, str], *, patient: bool = False) -> NodeSettings:
     """Read `node_agent.yaml`; its warnings are in the settings, `name` falls back to the host's.
+
+    When `patient` it only warns of models, their folder, and programs that are not there.
 
     :raises ConfigError: with every problem of the file, and nothing else whatever its bytes are.
     """
-    settings, warnings = load(path, environ, _node_file)
+    settings, warnings = load(path, environ, _node_file, patient=patient)
     name = settings.name or _as_name(socket.gethostname())
     return evolve(settings, name=name, warnings=warnings)
 

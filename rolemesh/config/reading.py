@@ -6,6 +6,7 @@ that is wrong there. The ones here combine others; those in `scalars` read singl
 
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,16 @@ class Place:
     def warn(self, text: str) -> None:
         self.document.warnings.extend(self.wrong(text).problems)
 
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """A context for what time may mend: a patient document only warns of it."""
+        try:
+            yield
+        except ConfigError as error:
+            if not self.document.patient:
+                raise
+            self.document.warnings.extend(error.problems)
+
     def _error(self, position: Position, text: str) -> ConfigError:
         return ConfigError([Problem(self.document.name, position, text)])
 
@@ -78,18 +89,19 @@ Reader = Callable[[Place], T]
 
 
 def load(
-    path: Path, environ: Mapping[str, str], reader: Reader[T]
+    path: Path, environ: Mapping[str, str], reader: Reader[T], *, patient: bool = False
 ) -> tuple[T, tuple[Problem, ...]]:
-    """Read a whole file; what it says, and warnings.
+    """Read a whole file; what it says, and warnings, each once.
 
     :raises ConfigError: with every problem of the file.
     """
     document = open_document(path, environ)
+    document.patient = patient
     gather = Gather(document.problems)
     with gather:
         settings = read(Place(document, (), document.data), reader)
     gather.finish()
-    return settings, tuple(document.warnings)
+    return settings, tuple(dict.fromkeys(document.warnings))
 
 
 def open_document(path: Path, environ: Mapping[str, str]) -> Document:

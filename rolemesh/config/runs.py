@@ -51,7 +51,8 @@ class Run:
     """One llama-server to keep alive.
 
     `id` names the backend in the mesh; `context` is tokens per request, 0 for the model's own;
-    `llama_server` is the program and its leading arguments.
+    `llama_server` is the program and its leading arguments. `absent`: something that it names was
+    not there when this was read.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Run:
     args: tuple[str, ...] = ()
     llama_server: tuple[str, ...] = ("llama-server",)
     env: Mapping[str, str] = field(factory=dict, hash=False, repr=False)
+    absent: bool = field(default=False, eq=False)
 
 
 def runs(place: Place) -> tuple[Run, ...]:
@@ -80,22 +82,25 @@ def program(place: Place) -> tuple[str, ...]:
     if "/" not in name:
         return (name, *leading)
     found = path(first)
-    if status_of(found, first) is None:
-        raise first.wrong(f"there is no program {found}")
+    with first.patiently():
+        if status_of(found, first) is None:
+            raise first.wrong(f"there is no program {found}")
     return (str(found), *leading)
 
 
 def _entry(place: Place) -> dict[str, Any]:
     """What a `Run` is made of, but for an `id` that the file does not give."""
     found: dict[str, Any] = {}
-    gather = Gather()
+    gather, warned = Gather(), len(place.document.warnings)
     with gather:
         found.update(settings(place, RUN_KEYS, required=("model",)))
     with gather:
         found["file"] = _weights(place)
     with gather:
-        found.setdefault("llama_server", _of_all_entries(place, "llama_server", program))
+        if "llama_server" not in found:
+            found["llama_server"] = _of_all_entries(place, "llama_server", program)
     gather.finish()
+    found["absent"] = len(place.document.warnings) > warned
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -114,11 +119,18 @@ def _weights(place: Place) -> Path:
     name = read(at, text) if named else f"{read(at, model_name)}.gguf"
     home = _of_all_entries(place, "models_dir", folder) or place.document.folder
     found = path(at, home, name)
+    with at.patiently():
+        _check_weights(found, at)
+    return found
+
+
+def _check_weights(found: Path, at: Place) -> None:
     if status_of(found, at) is None:
         raise at.wrong(f"there is no file {found}{_neighbour(found)}")
     if found.is_dir():
         raise at.wrong(f"{found} is a folder, not a model's file")
-    return found
+    if not found.is_file():  # who opens a pipe or a device may wait for ever
+        raise at.wrong(f"{found} is no plain file, so no model's file")
 
 
 def _neighbour(missing: Path) -> str:

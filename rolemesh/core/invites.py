@@ -23,6 +23,7 @@ VALID = 1800.0  # seconds, when nobody says otherwise
 LONGEST_CODE = 4096  # characters
 
 _PREFIX = "rmj_"
+_COMMAND = "rolemeshjoin"  # what stands before it on the line of `invite`, without blanks
 _CHECKED = 4  # bytes of a checksum, by which a damaged code is known
 
 
@@ -54,11 +55,12 @@ def write_code(invite: Invite) -> str:
 
 
 def read_code(text: str) -> Invite:
-    """The invite in a code, however a terminal or a mail has broken its line.
+    """The invite in a code, however a terminal or a mail has broken its line; the command before
+    it may be copied too.
 
     :raises BadCode: when it is damaged, or none.
     """
-    code = re.sub(r"\s", "", text)
+    code = re.sub(r"\s", "", text).removeprefix(_COMMAND)
     if not code.startswith(_PREFIX) or len(code) > LONGEST_CODE:
         raise BadCode(f"a code begins with {_PREFIX} and is what `rolemesh invite` printed")
     try:

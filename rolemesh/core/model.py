@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 
 @frozen
@@ -28,6 +28,12 @@ class Target:
     url: str | None = None
     key: str | None = field(default=None, repr=False)
     slots: int | None = None
+
+    @property
+    def server(self) -> "Target":
+        """What roles must name alike to mean one server: at one URL may be several models, and
+        what one key opens need not be what another opens."""
+        return evolve(self, slots=None)
 
 
 class Policy(StrEnum):

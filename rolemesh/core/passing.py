@@ -1,11 +1,11 @@
 """Errors that a backend answered with: which try they end, and what of them a client may see."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
 from rolemesh.core.attempts import Outcome
 
@@ -42,6 +42,17 @@ class Passed:
     def anthropic_body(self, request_id: str) -> bytes:
         error = {"type": self.type, "message": self.message, "code": self.code, **self.details}
         return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
+
+
+def among(passed: Passed, contexts: Iterable[int]) -> Passed:
+    """A prompt that is too long, as the role sees it whose backends have these contexts: what the
+    client is to come down to is the largest of them."""
+    asked, told = passed.details.get("n_prompt_tokens", 0), passed.details.get("n_ctx", 0)
+    most = max((each for each in contexts if each <= asked), default=0)
+    if passed.code != "context_length_exceeded" or most <= told or not told:
+        return passed
+    counts = {**passed.details, "n_ctx": most}
+    return evolve(passed, message=_too_long(counts), details=counts)
 
 
 def judge(status: int, body: bytes) -> Outcome | Passed:

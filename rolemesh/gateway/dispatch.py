@@ -10,7 +10,7 @@ from rolemesh.core.attempts import RULES, Outcome, Try, may_go_on, refusal
 from rolemesh.core.chains import Chain
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import BackendId
-from rolemesh.core.passing import Passed
+from rolemesh.core.passing import Passed, among
 from rolemesh.core.poison import Poison
 from rolemesh.core.routing import No
 from rolemesh.gateway.admission import Admission, Grant, Want
@@ -80,6 +80,7 @@ class Dispatch:
         self._poison.served(call.identity)
         roomier = self._roomier(want, answer.passed)
         if roomier is None:
+            answer.passed = self._of_the_role(want, answer.passed)
             return answer
         grant.release()
         return evolve(call, wants=(roomier,))
@@ -168,6 +169,15 @@ class Dispatch:
         needed = passed.details.get("n_prompt_tokens", 0) + 1
         roomier = evolve(want, need=evolve(want.need, context=max(needed, want.need.context + 1)))
         return None if isinstance(self._admission.decide(roomier), No) else roomier
+
+    def _of_the_role(self, want: Want, passed: Passed | None) -> Passed | None:
+        need = want.need
+        reached = [
+            entry.backend
+            for _, entry in self._registry.members(need.role)
+            if entry.ready and need.node in (None, entry.backend.id.node)
+        ]
+        return passed and among(passed, [backend.context for backend in reached])
 
     def _standing(self, want: Want, tries: Sequence[Try] = ()) -> str:
         lost = [each.id for each in tries if each.outcome is Outcome.DIED]

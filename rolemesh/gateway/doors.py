@@ -7,9 +7,9 @@ from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rolemesh.config.exposure import is_loopback
 from rolemesh.config.listeners import Listener
 from rolemesh.gateway.edge import EdgeChannel, EdgeSite
-from rolemesh.gateway.listening import is_loopback
 from rolemesh.tls.server import ServerSide, behind_tls
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from attrs import define, evolve, field, frozen
 
 from rolemesh.core.health import Condition, Health
-from rolemesh.core.model import Backend, BackendId, BackendState
+from rolemesh.core.model import Backend, BackendId, BackendState, Target
 from rolemesh.core.pace import Pace
 from rolemesh.core.report import BackendReport, GpuReport, HostReport
 from rolemesh.core.sharing import Peak, Share, share
@@ -13,6 +13,16 @@ from rolemesh.core.sharing import Peak, Share, share
 READ_RATE = 1000.0  # prompt tokens a second, until a role's backends have shown theirs
 WRITE_RATE = 30.0
 USUAL_WORK = 256 / WRITE_RATE  # seconds of a request of which nothing is known
+
+# In these there is no server of the node at the address that was told last, but perhaps another's.
+_WITHOUT_SERVER = (
+    BackendState.STOPPED,
+    BackendState.STARTING,
+    BackendState.BACKOFF,
+    BackendState.CRASH_LOOP,
+    BackendState.UNKILLABLE,
+    BackendState.GPU_LOST,
+)
 
 
 @frozen
@@ -30,16 +40,18 @@ class Props:
 class Entry:
     """What the gateway knows of one backend now. Only the registry writes it.
 
-    `backend` is what was `told` of it, filled up with what it says of itself.
+    `backend` is what was `told` of it, filled up with what it says of itself; `server` is the entry
+    of `use` that names it, None where a node does.
     """
 
     backend: Backend
     told: Backend = field(init=False)
     props: Props | None = None
-    url: str | None = None
+    server: Target | None = None
     leased: bool = True
     node_state: BackendState = BackendState.READY
     report: BackendReport | None = None
+    heard: float = 0.0
     draining: bool = False
     health: Health = field(factory=Health)
     in_flight: int = 0
@@ -71,7 +83,7 @@ class Entry:
 
     def hear(self, report: BackendReport | None, now: float) -> None:
         """Take in a node's report, or that it gives none."""
-        self.report, self.share = report, Share()
+        self.report, self.share, self.heard = report, Share(), now
         if report is not None and report.slots_busy is not None:
             told = report.slots_busy + report.waiting
             own = self.lately.lately(now, report.slots_age)
@@ -95,12 +107,17 @@ class Entry:
         return routable and self.health.condition in (Condition.UP, Condition.EJECTED)
 
     @property
+    def runs(self) -> bool:
+        """Whether a server of its node may answer there; its key is for no other one."""
+        return self.node_state not in _WITHOUT_SERVER
+
+    @property
     def orphaned(self) -> int:
         """Slots that the node reports busy, with nobody of ours waiting for what they make."""
         busy = self.report.slots_busy if self.report is not None else None
         return busy or 0 if not self.in_flight else 0
 
-    def note(self) -> str:
+    def note(self, now: float) -> str:
         """The node's own words for what keeps the backend from serving; empty when nothing does."""
         if not self.leased:
             return "silent: its node has stopped reporting"
@@ -108,7 +125,7 @@ class Entry:
             return _drained(self.report) if self.draining else ""
         if self.report is None:
             return self.node_state.value
-        return _words_of(self.report, self.node_state)
+        return _words_of(self.report, self.node_state, now - self.heard)
 
 
 def _drained(report: BackendReport | None) -> str:
@@ -116,12 +133,12 @@ def _drained(report: BackendReport | None) -> str:
     return f"draining ({why})" if why else "draining"
 
 
-def _words_of(report: BackendReport, state: BackendState) -> str:
+def _words_of(report: BackendReport, state: BackendState, age: float) -> str:
     words = state.value if not report.progress else f"{state.value}, {report.progress}"
     if report.last_exit is None or state is BackendState.SUSPECT:
         return words
     again = report.last_exit.retry_in
-    soon = f", next try in {again:.0f} s" if again is not None else ""
+    soon = f", next try in {max(0.0, again - age):.0f} s" if again is not None else ""
     said = f': "{report.last_exit.said}"' if report.last_exit.said else ""
     return f"{words} after an exit ({report.last_exit.reason}{said}){soon}"
 

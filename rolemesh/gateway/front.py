@@ -23,6 +23,11 @@ _KINDS = re.compile(
     rb"|(?P<public>.*)",
     re.DOTALL,
 )
+_NOT_HERE = Refusal(
+    "unknown_url",
+    "There is nothing at this path at this address; if it is anywhere, then at another listener of"
+    " this gateway, which its operator knows.",
+)
 
 
 class Front(Resource):
@@ -42,7 +47,7 @@ class Front(Resource):
 
     def render(self, request: EdgeRequest) -> Any:
         if not _is_served(request):
-            request.answer_refusal(Refusal("unknown_url", "There is nothing at this path here."))
+            request.answer_refusal(_NOT_HERE)
             return NOT_DONE_YET
         return self._app(request.method, request.path).render(request)
 

@@ -38,7 +38,8 @@ class _Props(msgspec.Struct):
 
 
 class Checks(Service):
-    """Asks each backend of a registry whether it is well, sooner where it was not.
+    """Asks each backend of a registry whether it is well, sooner where it was not; not while its
+    node has no server there, as its key would go to whoever else has that port now.
 
     `interval` is between two checks of a backend that is well, `fast` of one that is not or whose
     last check failed, `timeout` for one answer, all in seconds; `jitter` spreads them.
@@ -65,7 +66,7 @@ class Checks(Service):
         self._loop = LoopingCall(registry.tick)
         self._loop.clock = clock
         registry.on_backend.append(self._added)
-        registry.on_gone.append(self._gone)
+        registry.on_gone.append(self._left)
 
     def startService(self) -> None:
         super().startService()
@@ -77,16 +78,19 @@ class Checks(Service):
         super().stopService()
         self._loop.stop()
         for id in {*self._next, *self._running}:
-            self._gone(id)
+            self._rest(id)
 
     def _added(self, entry: Entry) -> None:
-        self._gone(entry.backend.id)
+        self._rest(entry.backend.id)
         if self.running:
             self._check(entry.backend.id)
 
-    def _gone(self, id: BackendId) -> None:
-        self._known.discard(id)
+    def _left(self, id: BackendId) -> None:
         self._told.pop(id, None)
+        self._rest(id)
+
+    def _rest(self, id: BackendId) -> None:
+        self._known.discard(id)
         timer = self._next.pop(id, None)
         if timer is not None and timer.active():
             timer.cancel()
@@ -96,7 +100,9 @@ class Checks(Service):
 
     def _check(self, id: BackendId) -> None:
         self._next.pop(id, None)
-        self._running[id] = Deferred.fromCoroutine(self._one(id))
+        entry = self._registry.get(id)
+        if entry is not None and entry.runs:
+            self._running[id] = Deferred.fromCoroutine(self._one(id))
 
     async def _one(self, id: BackendId) -> None:
         entry = self._registry.get(id)
@@ -110,7 +116,8 @@ class Checks(Service):
             self.log.failure("the check of {backend} failed", backend=str(id))
             sign = Sign.CHECK_FAILED
         self._running.pop(id, None)
-        self._tell(id, sign)
+        if entry.runs:
+            self._tell(id, sign)
         if self.running and self._registry.get(id) is entry:
             self._next[id] = self._clock.callLater(self._pause(entry), self._check, id)
 

@@ -26,9 +26,9 @@ def place(entry: Entry, role: Role, announce: bool) -> int | None:
     if role.name in entry.backend.barred:
         return None
     for at, target in enumerate(role.use):
-        if target.url is not None and target.url == entry.url:
+        if target.url is not None and target.server == entry.server:
             return at
-        by_node = target.model is not None and entry.url is None
+        by_node = target.model is not None and entry.server is None
         if by_node and target.model == entry.backend.model:
             return at
     if announce and role.name in entry.backend.roles:
@@ -36,19 +36,21 @@ def place(entry: Entry, role: Role, announce: bool) -> int | None:
     return None
 
 
-def standing(role: Role, members: Members, lost: Collection[BackendId] = ()) -> Standing:
+def standing(
+    role: Role, members: Members, now: float, lost: Collection[BackendId] = ()
+) -> Standing:
     """How many of a role's backends are ready, and what the others lack.
 
     Those that a request has `lost` this moment are not, though no check has shown it yet.
     """
-    lacking = [(entry.backend, _lack(entry, role, lost)) for _, entry in members]
+    lacking = [(entry.backend, _lack(entry, role, now, lost)) for _, entry in members]
     ready = [backend for backend, lack in lacking if not lack]
     missing = tuple(f"{backend.id} {lack}" for backend, lack in lacking if lack)
     context = min((backend.context for backend in ready if backend.context), default=0)
     return Standing(len(ready), len(lacking), context, missing)
 
 
-def _lack(entry: Entry, role: Role, lost: Collection[BackendId]) -> str:
+def _lack(entry: Entry, role: Role, now: float, lost: Collection[BackendId]) -> str:
     backend = entry.backend
     if backend.id in lost:
         return "has just gone away"
@@ -56,7 +58,7 @@ def _lack(entry: Entry, role: Role, lost: Collection[BackendId]) -> str:
     lack = lacks(backend.context, backend.tools, labels, role.require)
     if lack:
         return f"is not in '{role.name}': {lack}"
-    return "" if entry.ready else f"is {entry.note() or entry.health.condition.value}"
+    return "" if entry.ready else f"is {entry.note(now) or entry.health.condition.value}"
 
 
 def candidates(
@@ -107,5 +109,5 @@ def _candidate(
         read_rate=entry.reading.rate(usual_rate),
         cached=cached,
         evicts=evicts,
-        note=entry.note(),
+        note=entry.note(now),
     )

@@ -46,7 +46,7 @@ def node_json(
         "gpus": node.gpus,
         "host": node.host,
         "agent": node.version or None,
-        "backends": [_backend_json(entry, alone) for entry in entries],
+        "backends": [_backend_json(entry, registry.state(entry), alone) for entry in entries],
     }
 
 
@@ -71,13 +71,13 @@ def _facts_json(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _backend_json(entry: Entry, alone: bool) -> dict[str, Any]:
+def _backend_json(entry: Entry, state: str, alone: bool) -> dict[str, Any]:
     report = entry.report
     return {
         **_facts_json(entry.backend),
         "ready": entry.ready,
         "draining": entry.draining,
-        "state": entry.note() or entry.health.condition.value,
+        "state": state,
         "in_flight": entry.in_flight,
         "elsewhere": entry.share.elsewhere,
         "overshoot": entry.share.overshoot,

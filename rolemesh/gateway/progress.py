@@ -138,7 +138,7 @@ class Progress(Service):
     def _look(self) -> None:
         now = self._clock.seconds()
         for entry in self._registry:
-            if entry.in_flight and entry.backend.llama_server:
+            if entry.in_flight and entry.runs and entry.backend.llama_server:
                 self._judge(entry, now)
             else:
                 self._forget(entry.backend.id)

@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition, Health, Sign, step
-from rolemesh.core.model import Backend, BackendId, BackendState, Role
+from rolemesh.core.model import Backend, BackendId, BackendState, Role, Target
 from rolemesh.core.report import BackendReport, Registration
 from rolemesh.core.routing import Candidate
 from rolemesh.core.usage import Timings
@@ -26,8 +26,9 @@ class Registry:
     """Backends by id and nodes by name.
 
     `on_change` callbacks run after anything that can let a waiting request go on; `on_backend`
-    callbacks run with each new entry, `on_gone` with the id of each one that left, and
-    `on_down` with that of each one whose checks no longer pass.
+    callbacks run with each new entry and with one whose node has a server again, `on_gone` with the
+    id of each one that left, and `on_down` with that of each one whose server is gone or another,
+    or whose checks no longer pass.
     """
 
     def __init__(self, clock: IReactorTime, announce: bool = True) -> None:
@@ -64,9 +65,10 @@ class Registry:
         return frozenset(name for entry in self._entries.values() for name in entry.backend.roles)
 
     def seen(self, role: Role) -> bool:
-        """Whether any backend of a role was asked yet how it is, in this life of the gateway."""
+        """Whether it is known of any backend of a role, in this life of the gateway, how it is."""
         return any(
-            entry.health.condition is not Condition.UNKNOWN for _, entry in self.members(role)
+            entry.health.condition is not Condition.UNKNOWN or not entry.runs
+            for _, entry in self.members(role)
         )
 
     def members(self, role: Role) -> list[tuple[int, Entry]]:
@@ -81,7 +83,11 @@ class Registry:
 
     def standing(self, role: Role, lost: Collection[BackendId] = ()) -> Standing:
         """How a role stands; without those that a request has `lost` this moment."""
-        return standing(role, self.members(role), lost)
+        return standing(role, self.members(role), self._clock.seconds(), lost)
+
+    def state(self, entry: Entry) -> str:
+        """How a backend is: its node's words for what is in its way, else what checks show."""
+        return entry.note(self._clock.seconds()) or entry.health.condition.value
 
     def candidates(
         self, role: Role, cached: Callable[[BackendId], tuple[int, int]]
@@ -104,16 +110,16 @@ class Registry:
 
     # What is told
 
-    def set_static(self, backends: Mapping[str, Backend]) -> None:
-        """Take in the configuration's own servers by URL; those that changed start anew."""
-        before = {entry.url: entry for entry in self if entry.url is not None}
-        for url, entry in before.items():
-            if backends.get(url) is None or backends[url].id != entry.backend.id:
+    def set_static(self, backends: Mapping[Target, Backend]) -> None:
+        """Take in the configuration's own servers; those that changed start anew."""
+        before = {entry.server: entry for entry in self if entry.server is not None}
+        for server, entry in before.items():
+            if backends.get(server) is None or backends[server].id != entry.backend.id:
                 self._remove(entry.backend.id)
-        for url, backend in backends.items():
-            kept = before.get(url)
+        for server, backend in backends.items():
+            kept = before.get(server)
             if kept is None or kept.backend.id != backend.id:
-                self._put(Entry(backend, url=url))
+                self._put(Entry(backend, server=server))
             else:
                 kept.tell(backend)
         self._regrouped()
@@ -193,10 +199,12 @@ class Registry:
         moved = entry is not None and entry.backend.base_url != backend.base_url
         if moved:
             self._tell(self.on_gone, backend.id)
-        if entry is None or moved:
-            entry = Entry(backend, in_flight=entry.in_flight if entry else 0)
-            self._put(entry)
         state = BackendState(report.state) if report else BackendState.READY
+        if entry is None or moved:
+            in_flight = entry.in_flight if entry else 0
+            entry = Entry(backend, node_state=state, in_flight=in_flight)
+            self._put(entry)
+        ran = entry.runs
         if state is BackendState.READY and entry.node_state is not BackendState.READY:
             entry.health = Health(since=self._clock.seconds())  # a new process: judged afresh
             self._tell(self.on_down, backend.id)
@@ -204,6 +212,16 @@ class Registry:
         entry.hear(report, self._clock.seconds())
         entry.node_state, entry.leased = state, True
         entry.draining = report is not None and report.draining is not None
+        if entry.runs is not ran:
+            self._began_or_ended(entry)
+
+    def _began_or_ended(self, entry: Entry) -> None:
+        """What was seen of one process tells nothing of the next."""
+        entry.health = Health(since=self._clock.seconds())
+        if entry.runs:
+            self._announce_entry(entry)
+        else:
+            self._tell(self.on_down, entry.backend.id)
 
     def stale(self, registration: Registration) -> bool:
         """Whether a heartbeat is older than what its node has said already.
@@ -321,6 +339,9 @@ class Registry:
         entry.count(self._left_behind.pop(entry.backend.id, 0), self._clock.seconds())
         self._entries[entry.backend.id] = entry
         self._members.clear()
+        self._announce_entry(entry)
+
+    def _announce_entry(self, entry: Entry) -> None:
         for tell in self.on_backend:
             tell(entry)
 

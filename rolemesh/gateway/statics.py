@@ -1,24 +1,37 @@
 """The servers that the configuration names by URL, as backends."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+
+from attrs import evolve
 
 from rolemesh.core.model import Backend, BackendId, Role, Target
 from rolemesh.gateway.registry import STATIC_NODE
 
 
-def static_backends(roles: Iterable[Role]) -> dict[str, Backend]:
-    """One backend a URL, named after the first role that uses it; it may serve several roles."""
-    found: dict[str, Backend] = {}
+def static_backends(roles: Iterable[Role]) -> dict[Target, Backend]:
+    """One backend for each server, named after the first role that uses it.
+
+    Roles that name the same URL, model and key share one and its slots; any of them may tell these.
+    """
+    found: dict[Target, Backend] = {}
     for role in roles:
-        urls = [target for target in role.use if target.url is not None]
-        for number, target in enumerate(urls, 1):
-            if target.url is not None and target.url not in found:
-                name = role.name if len(urls) == 1 else f"{role.name}-{number}"
-                found[target.url] = _backend(name, target.url, target)
+        servers = [target for target in role.use if target.url is not None]
+        for number, target in enumerate(servers, 1):
+            known = found.get(target.server)
+            if known is None:
+                name = role.name if len(servers) == 1 else f"{role.name}-{number}"
+                taken = {backend.id for backend in found.values()}
+                found[target.server] = _backend(_free(name, taken), target)
+            elif known.slots is None:
+                found[target.server] = evolve(known, slots=target.slots)
     return found
 
 
-def _backend(name: str, url: str, target: Target) -> Backend:
-    return Backend(
-        BackendId(STATIC_NODE, name), url, key=target.key, model=target.model, slots=target.slots
-    )
+def _free(name: str, taken: Container[BackendId]) -> BackendId:
+    """A role may be called as the first of another role's servers is."""
+    id = BackendId(STATIC_NODE, name)
+    return id if id not in taken else _free(f"{name}-1", taken)
+
+
+def _backend(id: BackendId, target: Target) -> Backend:
+    return Backend(id, target.url or "", key=target.key, model=target.model, slots=target.slots)

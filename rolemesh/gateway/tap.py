@@ -14,6 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
+from rolemesh.config.exposure import exposed, loopback_only
 from rolemesh.config.gateway import GatewaySettings, load_gateway
 from rolemesh.config.keybook import FileBook, KeyBook
 from rolemesh.config.listeners import Listener
@@ -39,7 +40,7 @@ from rolemesh.gateway.joins import JoinApi
 from rolemesh.gateway.keys import Failures, Gatekeeper
 from rolemesh.gateway.life import GatewayLife
 from rolemesh.gateway.limits import KeyLimits
-from rolemesh.gateway.listening import exposed, is_own, loopback_only
+from rolemesh.gateway.listening import is_own
 from rolemesh.gateway.nodes import NodeApi
 from rolemesh.gateway.pressure import Pressure
 from rolemesh.gateway.progress import Progress

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 
 import psutil
 from attrs import frozen
@@ -21,13 +22,20 @@ class Weights:
     size: int
 
 
+class NoPlainFile(Exception):
+    """What is no plain file is no model's either."""
+
+
 def read_weights(file: Path) -> Weights:
     """Read its head alone. Waits for the disk.
 
     A file that is no GGUF is told by llama-server better than by us: its header is empty.
 
+    :raises NoPlainFile: for a folder, or a pipe, which could make who opens it wait for ever.
     :raises OSError: when a file cannot be read.
     """
+    if not S_ISREG(file.stat().st_mode):
+        raise NoPlainFile(file)
     with file.open("rb") as opened:
         prefix = opened.read(PREFIX)
     try:

@@ -30,6 +30,7 @@ def main(agent: int, command: list[str]) -> int:
         os.execvp(command[0], command)
     except OSError as problem:
         name = errno.errorcode.get(problem.errno or 0, "unknown error")
+        print(f"{os.path.basename(command[0])}: {problem.strerror}", file=sys.stderr)
         print(f"{NOT_RUN}{name}", file=sys.stderr, flush=True)
         return CANNOT_RUN
 

@@ -18,6 +18,7 @@ from rolemesh.tls.client import Untrusted
 BEAT = 5.0  # seconds, until a gateway says otherwise
 FASTEST_BEAT, SLOWEST_BEAT = 0.5, 60.0
 SOON = 0.05  # seconds in which changes are gathered into one report
+CONFLICT = 409  # another agent has our name, and is alive
 REFUSED_RETRY = 60.0  # seconds; whoever refuses our token is not asked again at once
 REMIND = 600.0  # seconds between lines about a trouble that lasts
 FAREWELL = 2.0  # seconds
@@ -159,6 +160,8 @@ class Link:
         if answer.status in (401, 403):
             why = f"it refuses us: {_message(answer)}"
             self._fail(Standing.REFUSED, why, REFUSED_RETRY)
+        elif answer.status == CONFLICT:
+            self._unreachable(f"it refuses us: {_message(answer)}", Standing.REFUSED)
         elif answer.status // 100 != 2:
             self._unreachable(f"it answered {answer.status}: {_message(answer)}")
         else:
@@ -188,13 +191,14 @@ class Link:
             self._log.warn("{gateway} does not take {refusal}", gateway=self._url, refusal=refusal)
         self._refusals = refusals
 
-    def _unreachable(self, why: str) -> None:
+    def _unreachable(self, why: str, standing: Standing = Standing.UNREACHABLE) -> None:
+        """Try again after pauses that grow."""
         now = self._clock.seconds()
         if not self._failures:
             self._away_since = now
         self._failures += 1
         wait = next_try(self._failures, now - self._away_since, self._random())
-        self._fail(Standing.UNREACHABLE, f"not told: {why}", wait)
+        self._fail(standing, f"not told: {why}", wait)
 
     def _fail(self, standing: Standing, why: str, seconds: float) -> None:
         self._trouble = why

@@ -13,7 +13,7 @@ from rolemesh.core.endings import Reason
 from rolemesh.core.fit import Fit
 from rolemesh.core.report import GpuReport
 from rolemesh.node.aside import Aside
-from rolemesh.node.estimate import Weights, estimate, read_weights
+from rolemesh.node.estimate import NoPlainFile, Weights, estimate, read_weights
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.means import CannotStart
 
@@ -41,7 +41,7 @@ class Room:
 
         `ended` is its last process, as in `estimate`.
 
-        :raises CannotStart: when it can never fit, or its file is not there.
+        :raises CannotStart: when it can never fit, or its file is not there, or is none.
         """
         weights = await self._read(run)
         if weights is None or (self._gpus.sample and not run.gpu.wanted and not run.gpu.none):
@@ -63,6 +63,9 @@ class Room:
             return await reading.addTimeout(DISK, self._clock)
         except FileNotFoundError:
             raise CannotStart(Reason.MODEL_MISSING, f"no file {run.file.name}") from None
+        except NoPlainFile:
+            broken = f"{run.file.name} is no plain file"
+            raise CannotStart(Reason.MODEL_BROKEN, broken) from None
         except (OSError, TooLate):
             return None
 

@@ -4,7 +4,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from twisted.web.client import Agent as HttpAgent
 from twisted.web.client import BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 
-from rolemesh.config.node import NodeSettings, OnExit, load_node
+from rolemesh.config.node import NodeSettings, OnExit, Run, load_node
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.local import SOCKET
 from rolemesh.core.report import Accepted, Registration
@@ -64,7 +64,7 @@ class Options(ServiceOptions):
     config_variable = "ROLE_MESH_NODE_CONFIG"
 
     def load(self, path: Path) -> NodeSettings:
-        return load_node(path, os.environ)
+        return load_node(path, os.environ, patient=True)
 
 
 def makeService(options: Options) -> MultiService:
@@ -201,6 +201,10 @@ def _reload(options: Options, agent: Agent) -> None:
         _log.error("not reloaded: {problem}", problem=problem)
         return
     _tell_warnings(settings)
+    lost = _absent_replacements(options.settings.run, settings.run)
+    if lost:
+        _log.error("not reloaded: {ids} would stop for what is not there", ids=", ".join(lost))
+        return
     if evolve(settings, run=()) != evolve(options.settings, run=()):
         _log.warn("of the file only `run` is reloaded; the rest holds from the next start on")
     options.settings = evolve(options.settings, run=settings.run)
@@ -208,6 +212,12 @@ def _reload(options: Options, agent: Agent) -> None:
     agent.run(settings.run)
 
 
+def _absent_replacements(before: Sequence[Run], after: Sequence[Run]) -> list[str]:
+    """The ids of entries that could not begin again; one that is new may wait for its file."""
+    ids = {run.id for run in before}
+    return [run.id for run in after if run.absent and run.id in ids and run not in before]
+
+
 def _tell_warnings(settings: NodeSettings) -> None:
     for warning in settings.warnings:
-        _log.warn("{warning}", warning=warning)
+        _log.warn("{problem}", problem=warning)

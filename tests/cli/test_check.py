@@ -30,7 +30,8 @@ class CheckTests(WrittenTests):
     def test_good_node(self) -> None:
         """A node's file is known by its keys, and summed up in one line."""
         self.write("m.gguf")
-        path = self.write("x.yaml", "gateway: http://gw\nname: box\nrun: [{model: m, gpu: 0}]\n")
+        text = "gateway: http://gw\nname: box\nllama_server: /bin/sh\nrun: [{model: m, gpu: 0}]\n"
+        path = self.write("x.yaml", text)
         line = f"{path}: node box for http://gw with 1 llama-server: gpu0 (m)"
         self.assertEqual(self.check(path), (0, [line]))
 
@@ -51,6 +52,13 @@ class CheckTests(WrittenTests):
                 f"{two}:3:7: stop: '5' is not a duration (examples: 30s, 5m, 1h30m)",
             ],
         )
+
+    def test_open_to_all(self) -> None:
+        """What keeps a gateway from listening where the file says is a problem of the file."""
+        path = self.write("x.yaml", "roles: {a: b}\ngateway: {listen: tcp:8000}")
+        code, lines = self.check(path)
+        self.assertEqual((code, len(lines)), (1, 1))
+        self.assertIn("listening on tcp:8000 without client keys", lines[0])
 
     def test_warnings(self) -> None:
         """A warning is a line of its own and no reason to fail."""

@@ -47,6 +47,17 @@ class TlsClientTests(DoorCase):
         nothing = Trust(self.pki.folder / "none.pem")
         self.assertIn("none.pem: No such file", await self.refused(nothing))
 
+    async def test_the_other_scheme(self) -> None:
+        """Plain HTTP where TLS is spoken, and the other way round, are told with the cure."""
+        await self.open(self.server)
+        for scheme, port, cure in (
+            ("http", self.secure, "https://"),
+            ("https", self.port, "http://"),
+        ):
+            gateway = Gateway(base_url(f"{scheme}://localhost:{port}"), patience=5.0)
+            refused = await self.assertFailure(deferToThread(gateway.ask, "GET", "/health"), Failed)
+            self.assertIn(f"write {cure}", str(refused))
+
 
 class ArgumentTests(SynchronousTestCase):
     """Where commands learn whom to trust."""

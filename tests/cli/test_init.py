@@ -115,6 +115,14 @@ class InitTests(InitCase):
         self.assertIn("there is no model\n  put a .gguf file into ~/models", said)
         self.assertFalse((self.folder / "c").exists())
 
+    def test_a_folder_that_is_not_there(self) -> None:
+        """One that was named is missed, whatever is elsewhere; so is a file in its place."""
+        file = self.model("models/m.gguf")
+        for wrong in ("/nowhere", str(file)):
+            code, said = self.init("--models", wrong)
+            self.assertEqual(code, 1)
+            self.assertIn(f"{wrong} is no folder; --models wants", said)
+
     def test_without_a_llama_server(self) -> None:
         """Neither; a wrong path that was given is told as what it is."""
         self.model("models/m.gguf")
@@ -208,6 +216,14 @@ class SearchTests(InitCase):
         (self.home / "a/self.gguf").symlink_to(self.home / "a/self.gguf")
         self.model("a/1/2/3/4/5/6/7/8/9/10/deep.gguf")
         self.assertEqual(self.names("a"), ["m"])
+
+    def test_pipes_and_folders(self) -> None:
+        """What is no plain file is passed over: opening a pipe would wait for ever."""
+        self.model("a/folder.gguf/m.gguf")
+        os.mkfifo(self.home / "a/pipe.gguf")
+        (self.home / "a/null.gguf").symlink_to("/dev/null")
+        shelf = self.found("a")
+        self.assertEqual(([m.found.name for m in shelf.models], shelf.skipped), (["m"], ()))
 
     def test_split_models(self) -> None:
         """Their files are one model of their size together; a part that is missing is told."""

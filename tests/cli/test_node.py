@@ -92,6 +92,13 @@ class NodeTests(SynchronousTestCase):
         self.assertEqual((code, lines), (1, []))
         self.assertIn("gpu0, gpu1", errors)
 
+    def test_a_folder_far_down(self) -> None:
+        """Where no socket can be, the path's length is told, and not that the node is down."""
+        self.state = f"/{'x' * 107}"
+        code, _, errors = self.call("status")
+        self.assertEqual(code, 1)
+        self.assertIn("give the agent a state folder with a shorter path", errors)
+
     def test_nobody(self) -> None:
         """No node, and something else behind the socket, are one line each."""
         code, _, errors = self.call("status")

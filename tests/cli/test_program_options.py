@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 from rolemesh.cli.program_options import Helps, Unheard, check_arguments
 from rolemesh.config.node import load_node
@@ -18,6 +19,14 @@ echo '-fa,   --flash-attn [on|off|auto]       set Flash Attention use'
 echo '--jinja                                 use jinja templates'
 exit 1
 """
+
+
+def _state_of(pid: int) -> str:
+    """Linux's letter for it, nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except FileNotFoundError:
+        return ""
 
 
 class ArgumentTests(WrittenTests):
@@ -74,6 +83,31 @@ class ArgumentTests(WrittenTests):
         """Without arguments no program is run."""
         self.assertEqual(self.problems("  - {model: m}\n"), [])
         self.assertFalse((self.folder / "runs").exists())
+
+    def test_a_program_that_is_not_there(self) -> None:
+        """It is a warning, as it may come later; also where there is nothing to ask it."""
+        self.program = Path("llama-nowhere")
+        [told] = self.problems("  - {model: m}\n")
+        self.assertIn("4:5: run[0]: there is no program 'llama-nowhere' on PATH", told)
+
+    def test_programs_that_flood(self) -> None:
+        """What says more than any help is not read on, and ended."""
+        self.program = self.write("odd", "#!/bin/sh\nexec yes -- --model\n", 0o755)
+        [told] = self.problems("  - {model: m, args: [--whatever]}\n")
+        self.assertIn("'odd --help' says more than", told)
+
+    def test_nothing_is_left(self) -> None:
+        """What a program has forked ends with it, in time or not."""
+        lines = f"sleep 20 & echo $! > {self.folder}/pid\n"
+        self.helps = Helps(os.environ, deadline=0.5)
+        for last in ("wait\n", "exec >&- 2>&-\n"):
+            self.program = self.write("odd", f"#!/bin/sh\n{lines}{last}", 0o755)
+            self.problems("  - {model: m, args: [--whatever]}\n")
+            forked = int((self.folder / "pid").read_text())
+            end = monotonic() + 5
+            while _state_of(forked) not in ("", "Z") and monotonic() < end:
+                sleep(0.01)
+            self.assertIn(_state_of(forked), ("", "Z"))
 
     def test_programs_that_do_not_tell(self) -> None:
         """They are a warning that says why, and nothing is refused."""

@@ -126,7 +126,7 @@ class SmokeTests(SynchronousTestCase):
         self.server.server_close()
         passed, lines = self.smoke()
         self.assertFalse(passed)
-        self.assertIn("Connection refused", lines[0])
+        self.assertIn("Connection refused; is a gateway running there?", lines[0])
         self.assertEqual(lines[1:], ["0 passed, 1 failed"])
 
     def test_refused(self) -> None:

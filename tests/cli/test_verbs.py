@@ -70,8 +70,12 @@ class CliCase(SynchronousTestCase):
 
     def call(self, *words: str) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.server.server_port}"
-        with redirect_stdout(io.StringIO()) as output:
+        with (
+            redirect_stdout(io.StringIO()) as output,
+            redirect_stderr(io.StringIO()) as complaint,
+        ):
             code = main([*words, "--url", url])
+        self.complaint = complaint.getvalue()
         return code, output.getvalue()
 
     def answer(self, status: int, answer: Any) -> None:
@@ -114,19 +118,23 @@ class VerbTests(CliCase):
             self.assertEqual(self.server.asked[-1][2], key)
 
     def test_not_done(self) -> None:
-        """What is not done, not done yet, or refused is told in a line, with exit code 1."""
+        """What is not done, not done yet, or refused is told in a line, with exit code 1; on stdout
+        is the gateway's answer alone."""
         error = {"error": {"code": "bad_request", "message": "it is gpu_lost"}}
         self.answer(400, error)
         told = "rolemesh restart: 400 bad_request: it is gpu_lost\n"
-        self.assertEqual(self.call("restart", "box2/gpu0"), (1, told))
+        for words in ((), ("--json",)):
+            self.assertEqual(self.call("restart", "box2/gpu0", *words), (1, ""))
+            self.assertEqual(self.complaint, told)
         self.answer(202, {"done": False, "message": "'box2' is not connected"})
         self.assertEqual(self.call("drain", "box2"), (1, "'box2' is not connected\n"))
 
     def test_mistyped(self) -> None:
         """A target that is none is refused with one that is, before anything is asked."""
         for words in (("restart", "box2"), ("drain", "a/b/c"), ("drain", "box2", "--for", "soon")):
+            url = ("--url", "http://127.0.0.1:1")
             with redirect_stderr(io.StringIO()) as errors:
-                self.assertRaises(SystemExit, self.call, *words)
+                self.assertRaises(SystemExit, main, [*words, *url])
             self.assertIn("such as", errors.getvalue())
         self.assertEqual(self.server.asked, [])
 
@@ -151,7 +159,8 @@ class LogTests(CliCase):
         """A node that falls silent is told of, with exit code 1."""
         self.answer(200, b'data: {"error": {"message": "\'box2\' does not answer"}}\n\n')
         told = "rolemesh logs: 'box2' does not answer\n"
-        self.assertEqual(self.call("logs", "box2/gpu0", "-f"), (1, told))
+        self.assertEqual(self.call("logs", "box2/gpu0", "-f"), (1, ""))
+        self.assertEqual(self.complaint, told)
 
 
 class LookTests(CliCase):

@@ -252,7 +252,8 @@ class GatewayTests(WrittenTests):
         warnings = self.gateway("roles: {a: m}\ngateway: {keys: {file: keys.yaml}}").warnings
         (warning,) = map(str, warnings)
         self.assertIn(":2:24: gateway.keys.file: ", warning)
-        self.assertIn(f"'rolemesh keys add --file {self.folder / 'keys.yaml'}' makes it", warning)
+        command = f"rolemesh keys add --file {self.folder / 'keys.yaml'}"
+        self.assertIn(f"'{command}' makes it, with --node NAME for nodes", warning)
 
     def test_files(self) -> None:
         """Every file that the configuration names is told, of keys as of secrets, each once."""

@@ -1,7 +1,10 @@
 """What `node_agent.yaml` says, and all that can be wrong with it."""
 
+import os
+
 from rolemesh.config.argv import OWN_ARGUMENTS, OWN_VARIABLES
-from rolemesh.config.node import GpuChoice, Health, NodeSettings, Restart, Run
+from rolemesh.config.node import GpuChoice, Health, NodeSettings, Restart, Run, load_node
+from rolemesh.config.problems import ConfigError
 from tests.config.written import WrittenTests
 
 HEAD = "gateway: http://gw:8000\n"
@@ -208,6 +211,28 @@ class RunTests(NodeTestCase):
         )
         self.assertIn("- did you mean 'small.gguf'?", self.run_problems("file: smal.gguf")[0])
 
+    def test_A37_what_is_missing_may_come_later(self) -> None:
+        """A patient reader warns, once for each place, and reads the entries all the same."""
+        path = self.write(
+            "node_agent.yaml",
+            f"{HEAD}models_dir: gone\nllama_server: ./no\nrun: [{{model: a}}, {{model: b}}]\n",
+        )
+        settings = load_node(path, {}, patient=True)
+        self.assertEqual(
+            [(run.file, run.absent) for run in settings.run],
+            [(self.folder / "gone" / name, True) for name in ("a.gguf", "b.gguf")],
+        )
+        told = [warning.text.partition(": ")[0] for warning in settings.warnings]
+        self.assertEqual(
+            sorted(told), ["llama_server", "models_dir", "run[0].model", "run[1].model"]
+        )
+        self.assertRaises(ConfigError, load_node, path, {})
+
+    def test_A37_patience_has_an_end_at_what_is_written_wrongly(self) -> None:
+        """Time mends no typing mistake."""
+        path = self.write("node_agent.yaml", f"{HEAD}run: [{{modle: a, file: gone.gguf}}]\n")
+        self.assertRaises(ConfigError, load_node, path, {}, patient=True)
+
     def test_no_models_at_all(self) -> None:
         """In a folder without models there is nothing to suggest."""
         (problem,) = self.node_problems(HEAD + "run: {model: a}\n")
@@ -216,6 +241,11 @@ class RunTests(NodeTestCase):
     def test_folders_are_no_models(self) -> None:
         """A folder is told to be one."""
         self.assertIn("is a folder, not a model's file", self.run_problems("file: .")[0])
+
+    def test_pipes_are_no_models(self) -> None:
+        """Who opened one would wait for ever."""
+        os.mkfifo(self.folder / "models/pipe.gguf")
+        self.assertIn("is no plain file", self.run_problems("file: pipe.gguf")[0])
 
     def test_gpus(self) -> None:
         """One GPU, several, all or none; numbers are indexes."""

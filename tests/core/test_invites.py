@@ -42,6 +42,11 @@ class CodeTests(SynchronousTestCase):
         code = write_code(INVITE)
         self.assertEqual(read_code(f" {code[:40]}\n  {code[40:]} \n"), INVITE)
 
+    def test_the_whole_line(self) -> None:
+        """Who copies the command with its code is understood, also behind a command of his own."""
+        self.assertEqual(read_code(f"rolemesh join {write_code(INVITE)}\n"), INVITE)
+        self.assertRaises(BadCode, read_code, f"rolemesh invite {write_code(INVITE)}")
+
     def test_damage(self) -> None:
         """Any letter that is changed, missing or too many is noticed."""
         code = write_code(INVITE)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.attempts import Outcome
-from rolemesh.core.passing import LONGEST_MESSAGE, Passed, judge, judge_event, scrubbed
+from rolemesh.core.passing import LONGEST_MESSAGE, Passed, among, judge, judge_event, scrubbed
 
 TOO_LONG = {
     "code": 400,
@@ -100,6 +100,15 @@ class JudgeTests(SynchronousTestCase):
         )
         claude = json.loads(passed.anthropic_body("r1"))["error"]
         self.assertEqual((claude["n_ctx"], claude["n_prompt_tokens"]), (4096, 4711))
+
+    def test_context_overflow_of_a_role(self) -> None:
+        """The largest context that the prompt exceeds is told; other errors stay as they are."""
+        passed = self.passed(400, error(**TOO_LONG))
+        told = [among(passed, contexts) for contexts in ([2048, 4500, 4096], [4096], [], [65536])]
+        self.assertEqual([each.details["n_ctx"] for each in told], [4500, 4096, 4096, 4096])
+        self.assertIn("length is 4500 tokens", told[0].message)
+        other = self.passed(400, error(message="no", n_ctx=1, n_prompt_tokens=9))
+        self.assertEqual(among(other, [5]), other)
 
     def test_context_overflow_without_numbers(self) -> None:
         """What is no number is not passed as one."""

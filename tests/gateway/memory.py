@@ -363,6 +363,7 @@ class GatewayCase(SynchronousTestCase):
         named = {role.name: role for role in roles}
         told = GatewaySettings(roles=named, **settings)
         self.life, self.reload = build(self.net, told, path, [Listener(self.listen)])
+        self.addCleanup(self.life.hurry)  # what is under way would end in some later test
         self.life.startService()
         self.net.turn()
         self.net.spend(2)

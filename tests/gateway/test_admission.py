@@ -32,7 +32,7 @@ class AdmissionCase(SynchronousTestCase):
         ids = {name: BackendId("static", name) for name in names}
         self.registry.set_static(
             {
-                f"http://{name}": Backend(id, f"http://{name}", slots=slots)
+                Target(url=f"http://{name}"): Backend(id, f"http://{name}", slots=slots)
                 for name, id in ids.items()
             }
         )
@@ -259,7 +259,7 @@ class EndTests(AdmissionCase):
     def test_N12_waits_for_a_first_check(self) -> None:
         """A backend that is being checked for the first time is waited for."""
         self.registry.set_static({})
-        self.registry.set_static({"http://a": Backend(A, "http://a")})
+        self.registry.set_static({Target(url="http://a"): Backend(A, "http://a")})
         waiting = self.acquire()
         self.assertNoResult(waiting)
         self.registry.sign(A, Sign.CHECK_OK)

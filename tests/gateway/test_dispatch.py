@@ -335,6 +335,17 @@ class ElsewhereTests(DispatchCase):
         self.assertEqual(client.answer.headers["x-should-retry"], "false")
         self.assertEqual(b.work, [])
 
+    def test_B19_too_long_for_the_largest(self) -> None:
+        """The error names the most that any backend of the role takes, not what the first does."""
+        a, b = self.sized(4096, 4500)
+        client = self.ask()
+        a.work[0].json(400, TOO_LONG)
+        self.turn()
+        error = self.assert_refused(client.answer, 400, "context_length_exceeded")
+        self.assertEqual((error["n_ctx"], error["n_prompt_tokens"]), (4500, 5000))
+        self.assertIn("5000 tokens > 4500 maximum", str(error["message"]))
+        self.assertEqual(b.work, [])
+
     def test_too_long_gives_the_slot_back(self) -> None:
         """The first backend is free for others while the larger one answers."""
         a, _ = self.sized(4096, 65536)

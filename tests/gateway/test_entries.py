@@ -21,20 +21,28 @@ class NodeStateTests(SynchronousTestCase):
         for state in BackendState:
             found = entry(state)
             self.assertEqual(found.ready, state is BackendState.READY)
-            self.assertEqual(found.note(), "" if found.ready else state.value)
+            self.assertEqual(found.note(0.0), "" if found.ready else state.value)
 
     def test_A3_why_it_ended_and_when_it_starts_again(self) -> None:
         """Class, the line that tells it, seconds."""
         ended = LastExit("bad_argument: exit code 1", said="error: --frob", retry_in=3.6)
         self.assertEqual(
-            entry(BackendState.CRASH_LOOP, last_exit=ended).note(),
+            entry(BackendState.CRASH_LOOP, last_exit=ended).note(0.0),
             'crash_loop after an exit (bad_argument: exit code 1: "error: --frob"), '
             "next try in 4 s",
         )
+
+    def test_A3_the_next_start_comes_nearer_between_reports(self) -> None:
+        """Seconds are counted from when the node told them, and never below none."""
+        ended = LastExit("model_missing: no file m.gguf", retry_in=60.0)
+        found = entry(BackendState.BACKOFF, last_exit=ended)
+        found.hear(found.report, 100.0)
+        for now, left in ((100.0, 60), (104.0, 56), (200.0, 0)):
+            self.assertIn(f"next try in {left} s", found.note(now))
 
     def test_A8_an_old_exit_does_not_explain_a_suspect(self) -> None:
         """What it lacks is progress."""
         words = entry(
             BackendState.SUSPECT, progress="no progress for 34 s", last_exit=LastExit("signal")
-        ).note()
+        ).note(0.0)
         self.assertEqual(words, "suspect, no progress for 34 s")

@@ -7,7 +7,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.health import Condition, Sign
-from rolemesh.core.model import Backend, BackendId
+from rolemesh.core.model import Backend, BackendId, BackendState, Target
+from rolemesh.core.report import BackendReport, Registration
 from rolemesh.gateway.entries import Entry
 from rolemesh.gateway.health import Checks
 from rolemesh.gateway.registry import Registry
@@ -33,7 +34,10 @@ class ChecksCase(SynchronousTestCase):
 
     def put(self, *servers: Server) -> None:
         named = zip("abc", servers, strict=False)
-        backends = {each.url: Backend(BackendId("static", name), each.url) for name, each in named}
+        backends = {
+            Target(url=each.url): Backend(BackendId("static", name), each.url)
+            for name, each in named
+        }
         self.registry.set_static(backends)
         self.net.turn()
 
@@ -130,6 +134,64 @@ class PaceTests(ChecksCase):
         self.assertEqual(self.condition(), Condition.EJECTED)
         self.net.spend(11)
         self.assertEqual(self.condition(), Condition.UP)
+
+
+class NodeStateTests(ChecksCase):
+    """What a node says of its server decides whether it is asked."""
+
+    generation = 0
+
+    def tell(self, state: BackendState) -> None:
+        told = BackendReport("gpu0", self.server.url, state=state)
+        self.generation += 1
+        node = Registration("box2", instance="a", generation=self.generation, backends=(told,))
+        self.registry.register(node, [Backend(BackendId("box2", "gpu0"), told.base_url)])
+        self.net.turn()
+
+    def state(self) -> Condition:
+        entry = self.registry.get(BackendId("box2", "gpu0"))
+        assert entry is not None
+        return entry.health.condition
+
+    def test_without_a_server_nobody_is_asked(self) -> None:
+        """Another program may listen there by now, and the key is not for that; what an earlier
+        server answered is forgotten."""
+        self.checks.startService()
+        for state in (BackendState.BACKOFF, BackendState.CRASH_LOOP, BackendState.STOPPED):
+            self.tell(BackendState.READY)
+            self.assertEqual(self.state(), Condition.UP)
+            self.tell(state)
+            asked = list(self.server.checks)
+            self.net.spend(10)
+            self.assertEqual((self.server.checks, self.state()), (asked, Condition.UNKNOWN))
+
+    def test_one_that_comes_without_a_server_is_not_asked(self) -> None:
+        """Not even once."""
+        self.checks.startService()
+        self.tell(BackendState.BACKOFF)
+        self.net.spend(5)
+        self.assertEqual(self.server.checks, [])
+
+    def test_asked_at_once_when_there_is_one_again(self) -> None:
+        """No time passes between the node's word and the question."""
+        self.checks.startService()
+        for state in (BackendState.LOADING, BackendState.READY):
+            self.tell(BackendState.BACKOFF)
+            self.net.spend(5)
+            before = self.health_checks()
+            self.tell(state)
+            self.assertEqual(self.health_checks(), before + 1)
+            self.net.spend(2.1, 0.1)
+            self.assertEqual(self.health_checks(), before + 2)
+
+    def test_an_answer_that_comes_too_late_counts_for_nothing(self) -> None:
+        """It is of the server that has ended meanwhile."""
+        self.server.health = None
+        self.checks.startService()
+        self.tell(BackendState.READY)
+        self.tell(BackendState.BACKOFF)
+        self.net.spend(3)
+        self.assertEqual((self.health_checks(), self.state()), (1, Condition.UNKNOWN))
 
 
 class AnswerTests(ChecksCase):

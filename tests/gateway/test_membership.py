@@ -13,7 +13,8 @@ CODER = Role("coder", use=(Target(url="http://a"), Target(model="qwen")))
 
 def entry(name: str, url: str | None = None, **more: object) -> Entry:
     backend = Backend(BackendId("box1", name), "http://127.0.0.1:1", **more)  # type: ignore[arg-type]
-    return Entry(backend, url=url, health=Health(Condition.UP))
+    server = None if url is None else Target(url=url)
+    return Entry(backend, server=server, health=Health(Condition.UP))
 
 
 class MembershipTests(SynchronousTestCase):
@@ -26,18 +27,25 @@ class MembershipTests(SynchronousTestCase):
         self.assertEqual(found, [0, 1, 2, None])
         self.assertIsNone(place(by_word, CODER, announce=False))
 
+    def test_place_by_model_at_a_url(self) -> None:
+        """Where one URL has several models, each role has the backend of its own."""
+        one, other = Target(url="http://a", model="one"), Target(url="http://a", model="other")
+        found = [Entry(Backend(BackendId("static", "a"), "http://a"), server=one)]
+        places = [place(found[0], Role("r", use=(each,)), True) for each in (one, other)]
+        self.assertEqual(places, [0, None])
+
     def test_standing(self) -> None:
         """The ready ones and their least context; of the others, what they lack."""
         members = [(0, entry("a", context=4096)), (0, entry("b", context=2048)), (1, entry("c"))]
         members[2][1].health = evolve(members[2][1].health, condition=Condition.DOWN)
-        found = standing(CODER, members)
+        found = standing(CODER, members, 0.0)
         self.assertEqual((found.ready, found.total, found.context), (2, 3, 2048))
         self.assertEqual(found.missing, ("box1/c is down",))
 
     def test_lost(self) -> None:
         """One that a request has just lost is not counted as ready, whatever its checks say."""
         members = [(0, entry("a", context=4096)), (0, entry("b", context=2048))]
-        found = standing(CODER, members, lost=[BackendId("box1", "b")])
+        found = standing(CODER, members, 0.0, lost=[BackendId("box1", "b")])
         self.assertEqual((found.ready, found.total, found.context), (1, 2, 4096))
         self.assertEqual(found.missing, ("box1/b has just gone away",))
 

@@ -16,6 +16,7 @@ from rolemesh.gateway.entries import READ_RATE, USUAL_WORK, Entry, Props
 from rolemesh.gateway.registry import FORGET, LEASE, Registry
 
 GPU0 = BackendId("box2", "gpu0")
+S = Target(url="http://s")
 GPU1 = BackendId("box2", "gpu1")
 PLAIN = BackendId("box3", "server")
 CODER = Role("coder", use=(Target(model="qwen"),))
@@ -118,7 +119,7 @@ class RegistrationTests(RegistryCase):
 
     def test_order_of_preference(self) -> None:
         """Backends have the place of the target that names them, announced ones come last."""
-        self.registry.set_static({"http://s": Backend(BackendId("static", "s"), "http://s")})
+        self.registry.set_static({S: Backend(BackendId("static", "s"), "http://s")})
         self.tell(full(report(), report("gpu1", model="other", roles=("coder",))))
         role = Role("coder", use=(Target(url="http://s"), Target(model="qwen")))
         placed = {str(entry.backend.id): place for place, entry in self.registry.members(role)}
@@ -127,7 +128,7 @@ class RegistrationTests(RegistryCase):
     def test_static_server_is_no_model_of_a_node(self) -> None:
         """A configured server joins a role by its URL alone, whatever model it is said to serve."""
         static = Backend(BackendId("static", "s"), "http://s", model="qwen")
-        self.registry.set_static({"http://s": static})
+        self.registry.set_static({S: static})
         self.assertEqual(self.registry.members(CODER), [])
 
     def test_N3_unchanged_is_idempotent(self) -> None:
@@ -478,7 +479,9 @@ class StaticTests(RegistryCase):
 
     def put(self, **named: str) -> None:
         """Configured servers by name and URL."""
-        told = {url: Backend(BackendId("static", name), url) for name, url in named.items()}
+        told = {
+            Target(url=url): Backend(BackendId("static", name), url) for name, url in named.items()
+        }
         self.registry.set_static(told)
 
     def ids(self) -> list[str]:
@@ -504,8 +507,9 @@ class StaticTests(RegistryCase):
         """Two names that change places stay two backends."""
         self.put(a="http://1", b="http://2")
         self.put(a="http://2", b="http://1")
-        urls = {str(entry.backend.id): entry.url for entry in self.registry}
-        self.assertEqual(urls, {"static/a": "http://2", "static/b": "http://1"})
+        servers = {str(entry.backend.id): entry.server for entry in self.registry}
+        expected = {"static/a": Target(url="http://2"), "static/b": Target(url="http://1")}
+        self.assertEqual(servers, expected)
 
     def test_L11_moved(self) -> None:
         """A name with another URL is checked anew."""

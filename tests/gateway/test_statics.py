@@ -10,7 +10,8 @@ class StaticBackendsTests(SynchronousTestCase):
     """Servers that the configuration names, as backends."""
 
     def names(self, *roles: Role) -> dict[str, str]:
-        return {url: str(backend.id) for url, backend in static_backends(roles).items()}
+        found = static_backends(roles)
+        return {server.url or "": str(backend.id) for server, backend in found.items()}
 
     def test_one(self) -> None:
         """A role's only server has the role's name."""
@@ -35,6 +36,32 @@ class StaticBackendsTests(SynchronousTestCase):
     def test_told(self) -> None:
         """What the file says of a server is the backend's."""
         target = Target(url="http://a", key="k", model="m", slots=3)
-        backend = static_backends([Role("r", use=(target,))])["http://a"]
+        (backend,) = static_backends([Role("r", use=(target,))]).values()
         told = (backend.base_url, backend.key, backend.model, backend.slots)
         self.assertEqual(told, ("http://a", "k", "m", 3))
+
+    def test_several_models_at_one_url(self) -> None:
+        """Roles that ask one URL for different models, or with different keys, each get theirs."""
+        url = "http://s"
+        targets = [Target(url=url, model="m"), Target(url=url, model="n"), Target(url=url, key="k")]
+        found = static_backends([Role(f"r{at}", use=(it,)) for at, it in enumerate(targets)])
+        told = [(str(each.id), each.model, each.key) for each in found.values()]
+        self.assertEqual(
+            told,
+            [("static/r0", "m", None), ("static/r1", "n", None), ("static/r2", None, "k")],
+        )
+
+    def test_slots_of_a_shared_server(self) -> None:
+        """Any role may tell the slots of a server that several use."""
+        one, two = Target(url="http://s"), Target(url="http://s", slots=3)
+        (backend,) = static_backends([Role("a", use=(one,)), Role("b", use=(two,))]).values()
+        self.assertEqual((str(backend.id), backend.slots), ("static/a", 3))
+
+    def test_names_are_unique(self) -> None:
+        """A role that is called as another role's server is takes nobody's place."""
+        one = Role("a", use=(Target(url="http://s"), Target(url="http://t")))
+        two = Role("a-1", use=(Target(url="http://u"),))
+        found = self.names(one, two)
+        self.assertEqual(
+            found, {"http://s": "static/a-1", "http://t": "static/a-2", "http://u": "static/a-1-1"}
+        )

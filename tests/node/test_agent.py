@@ -317,6 +317,43 @@ class FailureTests(AgentTestCase):
         run = self.run_entry(file=Path("/nowhere/m.gguf"))
         await self.assertReason("model_missing: no file m.gguf", run)
 
+    async def test_A1_A37_what_is_missing_is_in_nobodys_way_and_starts_when_it_comes(self) -> None:
+        """As the agent reads its file: one entry serves, the others say what they lack and wait."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        late = {"model": folder / "late.gguf", "program": folder / "llama-server"}
+        server = folder / "server"
+        server.write_text(f'#!/bin/sh\nexec {" ".join(LLAMA_SERVER)} "$@"\n')
+        server.chmod(0o755)
+        here = {"model": self.alias, "args": ["--no-warmup"], "file": str(self.file)}
+        entries = [
+            here | {"id": "gpu0"},
+            here | {"id": "model", "file": str(late["model"])},
+            here | {"id": "program", "llama_server": str(late["program"])},
+        ]
+        head = {"gateway": self.url, "llama_server": str(server), "run": entries}
+        file = folder / "node_agent.yaml"
+        file.write_text(json.dumps(head | {"restart": {"first": "200ms", "longest": "300ms"}}))
+        settings = tap.Options().load(file)
+        self.start(*settings.run, restart=settings.restart)
+        await self.ready()
+        await until(lambda: self.reason("model") == "model_missing: no file late.gguf")
+        await until(lambda: self.reason("program") == "exec_failed: ENOENT")
+        (pid,) = servers_of_ours(self.alias)
+        late["model"].symlink_to(self.file)
+        late["program"].symlink_to(server)
+        await self.ready("model")
+        await self.ready("program")
+        self.assertIn(pid, servers_of_ours(self.alias))
+
+    async def test_A37_a_pipe_is_no_model(self) -> None:
+        """Nobody opens it, as that could wait for ever."""
+        pipe = Path(self.mktemp()).absolute()
+        os.mkfifo(pipe)
+        await self.assertReason(
+            f"model_broken: {pipe.name} is no plain file", self.run_entry(file=pipe)
+        )
+
     async def test_A37_a_broken_model(self) -> None:
         """A file that is no model."""
         broken = Path(self.mktemp()).absolute()

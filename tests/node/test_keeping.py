@@ -35,7 +35,8 @@ class Agent:
         clock: Any = reactor
         aside, self.records = Aside(clock), Records(state / "servers")
         self.keeping = Keeping(clock, self.records, aside)
-        self.past = Past(clock, aside, self.records, "me", self.keeping)
+        own = f"me-{os.getpid()}"  # whose servers nobody else's tests may end
+        self.past = Past(clock, aside, self.records, own, self.keeping)
         gpus, models = Gpus(clock, clock, {}), Aside(clock)
         self.machine = Machine(clock, clock, range(18100, 18200), gpus, {}, self.past, models)
         self.lines: list[bytes] = []

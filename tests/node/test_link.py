@@ -320,6 +320,15 @@ class TroubleTests(LinkTestCase):
         self.assertEqual(self.lines, ["it refuses us: because"])
         self.assertIs(self.link.standing, Standing.REFUSED)
 
+    def test_another_agent_with_our_name_is_told_as_a_refusal(self) -> None:
+        """Such a gateway is reached and says no; it is asked as often as one that is away."""
+        self.gateway.statuses = [409]
+        self.link.start()
+        self.assertIs(self.link.standing, Standing.REFUSED)
+        self.assertEqual(self.link.about().trouble, "not told: it refuses us: because")
+        self.advance(2)
+        self.assertIs(self.link.standing, Standing.REGISTERED)
+
     def test_A40_answers_of_no_gateway_are_trouble(self) -> None:
         """Redirects, errors and nonsense are retried like silence; nothing in them is followed."""
         self.gateway.statuses = [302, 500]

@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import os
 import subprocess
 import sys
 import threading
@@ -42,7 +43,7 @@ class MachineTestCase(TestCase):
         self.run_entry = Run("gpu0", "tiny", file, GpuChoice((0,)), slots=2, context=512)
         records = Records(state / "servers")
         clock: Any = reactor
-        before = past.Past(clock, Aside(clock), records, "me")
+        before = past.Past(clock, Aside(clock), records, f"me-{os.getpid()}")
         self.gpus = Gpus(clock, clock, {})
         self.gpus.sample = (CARD,)
         first = free_port()

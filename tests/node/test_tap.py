@@ -87,6 +87,15 @@ class OptionsTests(FileTestCase):
         self.assertIn("node_agent.yaml:4:", str(refused.exception))
         self.assertIn("names a GPU twice", str(refused.exception))
 
+    def test_A1_A37_what_is_not_there_is_a_warning(self) -> None:
+        """One missing file or program does not keep the other entries down."""
+        self.write(FILE + "  - {model: other, file: gone.gguf, llama_server: /gone/llama-server}\n")
+        settings = self.options.load(self.file)
+        self.assertEqual([run.absent for run in settings.run], [False, True])
+        file, program = sorted(each.text for each in settings.warnings)
+        self.assertIn("run[1].file: there is no file", file)
+        self.assertIn("there is no program /gone/llama-server", program)
+
     def test_what_becomes_of_servers_is_the_files_word(self) -> None:
         """They end with the agent unless the file says otherwise."""
         self.assertIs(self.options.settings.on_exit, OnExit.STOP)
@@ -123,6 +132,23 @@ class ReloadTests(FileTestCase):
         self.reload()
         self.assertEqual(self.agent.told, [])
         self.assertEqual(self.warned(), ["not reloaded: {problem}"])
+
+    def test_A32_what_runs_is_not_given_up_for_a_file_that_is_not_there(self) -> None:
+        """An entry that has changed so keeps its server; the reload is refused, and says why."""
+        self.write(FILE.replace("MODEL", "gone.gguf").replace("{model", "{id: tiny, model"))
+        self.reload()
+        self.assertEqual(self.agent.told, [])
+        self.assertEqual(
+            self.warned(), ["{problem}", "not reloaded: {ids} would stop for what is not there"]
+        )
+
+    def test_A32_A37_a_new_entry_may_wait_for_its_file(self) -> None:
+        """It is taken in with a warning, and is in no other entry's way."""
+        self.write(FILE + "  - {model: other, file: gone.gguf}\n")
+        for _ in range(2):
+            self.reload()
+        self.assertEqual(self.agent.told, [("tiny", "other")] * 2)
+        self.assertEqual(self.warned(), ["{problem}"] * 2)
 
     def test_what_is_not_reloaded_is_said(self) -> None:
         """Another gateway needs a restart; nobody has to find that out alone."""

@@ -70,7 +70,7 @@ class OperatorTests(RealTestCase):
     def verb(self, *words: str, code: int = 0, key: str | None = None) -> str:
         done = self.cli(*words, "--url", self.gateway.url, "--key", key or self.admin)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
-        return done.stdout
+        return done.stdout or done.stderr
 
     @classmethod
     def ready(cls) -> bool:

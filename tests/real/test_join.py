@@ -156,8 +156,10 @@ class JoinTests(JoinCase):
         )
         file = home / "configs/node_agent.yaml"
         before = file.read_text()
-        joined = self.run_line(f"{self.line_for('box4')} --no-start", home)
+        state = home / "my state"
+        joined = self.run_line(f"{self.line_for('box4')} --no-start --state '{state}'", home)
         self.assertEqual(joined.wait(), 0, joined.tail())
+        self.assertIn(f"--config {file} --state '{state}'", joined.text())
         self.assertEqual((home / "configs/node_agent.yaml.before-join").read_text(), before)
         self.assertIn(f"gateway: http://127.0.0.1:{self.port}\n", file.read_text())
         self.assertIn("name: box4\ntoken: {file: node.token}\n", file.read_text())

@@ -68,7 +68,7 @@ class Gateway(SynchronousTestCase):
         """A stream under way."""
         host, port = server.url.removeprefix("http://").split(":")
         client = self.open.enter_context(socket.create_connection((host, int(port)), timeout=10))
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode())
         self.assertIn(b"data:", self.more(client))
         return client

@@ -1,13 +1,13 @@
-"""The promises of `rolemesh.gateway.listening`: what is not loopback needs keys."""
+"""The promises of `rolemesh.config.exposure`: what is not loopback needs keys."""
 
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rolemesh.config.exposure import exposed, loopback_only
 from rolemesh.config.gateway import GatewaySettings, NodeRules
 from rolemesh.config.listeners import Listener, Serves
-from rolemesh.gateway.listening import exposed, loopback_only
 
 LOOPBACK = (
     "tcp:8000:interface=127.0.0.1",
