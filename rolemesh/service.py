@@ -111,6 +111,12 @@ class ServiceOptions(usage.Options):
     def _hold(self, state: StateFolder) -> None:
         try:
             state.hold()
+            if not os.access(self.state_dir, os.W_OK):
+                print(
+                    f"{self.program}: the state folder {self.state_dir} takes nothing: what must"
+                    " survive a restart will not",
+                    file=sys.stderr,
+                )
         except StateError as error:
             code = LOCKED if isinstance(error, InUse) else MISCONFIGURED
             refuse([f"{self.program}: {error}; choose another with --state"], code)

@@ -1,7 +1,9 @@
 """The folder of what must survive a restart, held by one process of each program."""
 
+import errno
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 from attrs import frozen
 
 from rolemesh.config.private import leave_to_owner
+
+_TAKES_NOTHING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class StateError(Exception):
@@ -47,26 +51,51 @@ class StateFolder:
         """Make the folder, private, and lock it until this process ends, or closes what this
         returns.
 
-        The lock outlives the fork of a daemon. A pidfile that a dead one left is removed.
+        The lock outlives the fork of a daemon. A pidfile that a dead one left is removed. For a
+        folder that takes nothing now, a name in the kernel is the lock.
 
         :raises InUse: when another process holds it.
-        :raises StateError: when it cannot be made or written.
+        :raises StateError: when it cannot be made, or not even be read.
         """
-        lock = self.path / f"{self.program}.lock"
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-            leave_to_owner(held, self.path)
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(held, 0)
-            os.write(held, b"%d\n" % os.getpid())
-            self.pidfile.unlink(missing_ok=True)
-            return held
+            return self._locked()
         except BlockingIOError:
-            holder = _pid_in(self.pidfile) or _pid_in(lock) or "(unknown)"
+            holder = _pid_in(self.pidfile) or _pid_in(self._lock) or "(unknown)"
             raise InUse(f"the state folder {self.path} is in use by process {holder}") from None
         except OSError as error:
             raise StateError(f"the state folder {self.path}: {error.strerror}") from None
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / f"{self.program}.lock"
+
+    def _locked(self) -> int:
+        try:
+            held = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno not in _TAKES_NOTHING:
+                raise
+            return _named(self.path.stat(), self.program)
+        os.close(_named(self.path.stat(), self.program))  # nobody has held it since it took nothing
+        leave_to_owner(held, self.path)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # a disk may be full
+            os.ftruncate(held, 0)
+            os.write(held, b"%d\n" % os.getpid())
+            self.pidfile.unlink(missing_ok=True)
+        return held
+
+
+def _named(folder: os.stat_result, program: str) -> int:
+    """A socket that nobody connects to, under a name that only one process can have."""
+    name = f"\0rolemesh/{program}/{folder.st_dev}/{folder.st_ino}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
+        try:
+            lock.bind(name)
+        except OSError as error:
+            raise BlockingIOError from error
+        return lock.detach()
 
 
 def _pid_in(file: Path) -> str:
