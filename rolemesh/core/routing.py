@@ -204,7 +204,7 @@ def _none_left(fit: Sequence[Candidate], refused: Sequence[Score], need: Need) -
     why = "; ".join(reasons) or "no backend serves it"
     return Refusal(
         "role_unavailable",
-        f"No backend can answer for the role '{name}': {why}.",
+        f"No backend can answer for the role '{name}': {why}. Try again in {RETRY_DEAD:g} s.",
         param="model",
         retry_after=RETRY_DEAD,
     )

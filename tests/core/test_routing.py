@@ -128,7 +128,8 @@ class DecideTests(SynchronousTestCase):
             self.refused(),
             (
                 "role_unavailable",
-                "No backend can answer for the role 'coder': no backend serves it.",
+                "No backend can answer for the role 'coder': no backend serves it."
+                " Try again in 2 s.",
             ),
         )
 
