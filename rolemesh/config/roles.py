@@ -76,6 +76,10 @@ def _full_role(name: str, place: Place) -> Role:
     found = settings(place, ROLE_KEYS)
     if name in found.get("fallback", ()):
         raise place.child("fallback").wrong("a role cannot fall back to itself")
+    if found.get("rescue") and any(target.model is None for target in found.get("use", ())):
+        place.child("rescue").warn(
+            "goes on only where the model is known to be the same: write {url: …, model: …} in use"
+        )
     return Role(name, **{_FIELDS.get(key, key): value for key, value in found.items()})
 
 

@@ -68,6 +68,15 @@ class RoleTests(WrittenTests):
         role = self.gateway("roles: {a: {use: b, queue: {wait: auto}, rescue: off}}").roles["a"]
         self.assertEqual(role, Role("a", use=(Target("b"),)))
 
+    def test_rescue_of_unknown_models(self) -> None:
+        """A URL without its model is never gone on with, which is told beforehand."""
+        content = "roles: {a: {use: [http://h, m], rescue: continue}}"
+        (warning,) = map(str, self.gateway(content).warnings)
+        self.assertIn(":1:41: roles.a.rescue: ", warning)
+        self.assertIn("write {url: …, model: …}", warning)
+        content = "roles: {a: {use: [{url: 'http://h', model: n}, m], rescue: continue}}"
+        self.assertEqual(self.gateway(content).warnings, ())
+
     def test_empty_values(self) -> None:
         """A role without a value is told what it may have."""
         self.assertEqual(
