@@ -225,6 +225,10 @@ def _refuse_other_types(request: EdgeRequest) -> None:
     given = request.getHeader("content-type")
     kind = (given or "application/json").partition(";")[0].strip().lower()
     by_hand = kind == "application/x-www-form-urlencoded" and request.getHeader("origin") is None
+    if request.getHeader("content-encoding") not in (None, "", "identity"):
+        raise Refusal(
+            "unsupported_media_type", "The body is packed: send it without Content-Encoding."
+        )
     if kind != "application/json" and not kind.endswith("+json") and not by_hand:
         raise Refusal(
             "unsupported_media_type",

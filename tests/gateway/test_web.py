@@ -202,6 +202,15 @@ class ErrorTests(GatewayCase):
             )
             self.assertEqual(error["param"], name)
 
+    def test_packed(self) -> None:
+        """A body that says it is packed is not looked at; one that is as it is, is served."""
+        for packing in ("gzip", "br", "identity, gzip"):
+            answer = self.ask(CHAT, {"Content-Encoding": packing}).answer
+            self.assert_refused(answer, 415, "unsupported_media_type")
+        self.assertEqual(self.a.work, [])
+        self.ask(CHAT, {"Content-Encoding": "identity"})
+        self.assertEqual(len(self.a.work), 1)
+
     def test_C15_request_id(self) -> None:
         """A sane id of the client's is used, any other is replaced."""
         for given, kept in (("abc-1.2_3", True), ("a b", False), ("x" * 65, False)):
