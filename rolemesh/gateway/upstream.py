@@ -64,10 +64,19 @@ class BytesBody:
 
 
 class _Wired(EncodedURL):
-    """A URL that is as the wire wants it, so that treq need not work that out each time."""
+    """A URL that is as the wire wants it, so that treq need not work that out each time.
+
+    It has no password, which nobody would be shown.
+    """
+
+    _text = ""
 
     def to_uri(self) -> "_Wired":
         return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        self._text = self._text or super().to_text(with_password)
+        return self._text
 
 
 @lru_cache(maxsize=1024)
