@@ -442,11 +442,11 @@ class TwistedTests(LessonCase):
         self.assert_refused(answer, 400, "bad_request")
 
     def test_Twisted_bodies_stay_as_small_as_they_came(self) -> None:
-        """A packed body is not unpacked: it is no JSON, and costs what it weighs."""
+        """A packed body is not unpacked but refused, and costs what it weighs."""
         self.begin()
         bomb = gzip.compress(b"[" * 10**7)
         fields = ("Content-Encoding: gzip", f"Content-Length: {len(bomb)}")
-        self.assertEqual(self.chatted(*fields, body=bomb).status, 400)
+        self.assertEqual(self.chatted(*fields, body=bomb).status, 415)
         self.assertEqual(self.a.work, [])
 
     def test_Twisted_CVE_2026_42304_no_names(self) -> None:
