@@ -4,26 +4,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from subprocess import run
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from rolemesh.core.invites import read_code, token_hash
 from rolemesh.core.keys import ENTROPY, KeyKind, mint
-from tests.doubles.postgres import Postgres
-from tests.gateway.store.test_postgres import need_postgres
-from tests.real.harness import Answer, Server, Workshop, ask, eventually
+from tests.real.harness import Answer, Server, ask, eventually
+from tests.real.shared import SharedDatabaseCase
 
 CONFIG = "gateway: {{drain: 1s, store: '{url}', nodes: {{tokens: store}}}}\n"
 
 
-class SharedJoinTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        need_postgres()
-        self.database = Postgres()
-        self.addCleanup(self.database.remove)
-        self.database.start()
-        self.workshop = Workshop()
-        self.addCleanup(self.workshop.close)
-
+class SharedJoinTests(SharedDatabaseCase):
     def gateway(self) -> Server:
         return self.workshop.gateway(CONFIG.format(url=self.database.url))
 

@@ -4,12 +4,9 @@ import subprocess
 import sys
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from tests.bench.survival import well
-from tests.doubles.postgres import Postgres
-from tests.gateway.store.test_postgres import need_postgres
-from tests.real.harness import Answer, Server, Workshop, ask, eventually
+from tests.real.harness import Answer, Server, ask, eventually
+from tests.real.shared import SharedDatabaseCase
 
 CONFIG = """
 roles: {{planner: '{backend}'}}
@@ -21,16 +18,11 @@ gateway:
 """
 
 
-class SharedKeys(SynchronousTestCase):
+class SharedKeys(SharedDatabaseCase):
     """Two gateways on one database."""
 
     def setUp(self) -> None:
-        need_postgres()
-        self.database = Postgres()
-        self.addCleanup(self.database.remove)
-        self.database.start()
-        self.workshop = Workshop()
-        self.addCleanup(self.workshop.close)
+        super().setUp()
         self.backend = self.enterContext(well())
 
     def gateway(self) -> Server:

@@ -2,26 +2,18 @@
 
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from tests.bench.survival import well
-from tests.doubles.postgres import Postgres
-from tests.gateway.store.test_postgres import need_postgres
-from tests.real.harness import Server, Workshop, answers, ask, eventually
+from tests.real.harness import Server, answers, ask, eventually
+from tests.real.shared import SharedDatabaseCase
 
 CONFIG = "roles: {{planner: tiny}}\ngateway: {{drain: 1s, store: '{url}'}}"
 
 
-class SharedStore(SynchronousTestCase):
+class SharedStore(SharedDatabaseCase):
     """Gateways that were told of nothing but the database."""
 
     def setUp(self) -> None:
-        need_postgres()
-        self.database = Postgres()
-        self.addCleanup(self.database.remove)
-        self.database.start()
-        self.workshop = Workshop()
-        self.addCleanup(self.workshop.close)
+        super().setUp()
         self.backend = self.enterContext(well())
 
     def gateway(self) -> Server:
