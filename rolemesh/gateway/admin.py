@@ -183,9 +183,7 @@ class OperatorApi:
     @app.route("/v1/nodes/<node>/commands/<id>", methods=["POST"])
     def answer(self, request: EdgeRequest, node: str, id: str) -> bytes:
         self._keys.node(request, node)
-        body = request.content.read(LONGEST_RESULT + 1)
-        if len(body) > LONGEST_RESULT:
-            raise Refusal("request_too_large", f"A result is at most {LONGEST_RESULT} bytes.")
+        body = request.body_within(LONGEST_RESULT, "A result is")
         try:
             result = read_result(body)
         except msgspec.MsgspecError as error:
@@ -209,9 +207,7 @@ def _command(**fields: Any) -> Command:
 
 
 def _read_wish(request: EdgeRequest) -> Wish:
-    body = request.content.read(LONGEST_COMMAND + 1) or b"{}"
-    if len(body) > LONGEST_COMMAND:
-        raise Refusal("request_too_large", f"A command is at most {LONGEST_COMMAND} bytes.")
+    body = request.body_within(LONGEST_COMMAND, "A command is") or b"{}"
     try:
         return _wish.decode(body)
     except msgspec.ValidationError as error:

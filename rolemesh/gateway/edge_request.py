@@ -38,6 +38,16 @@ class EdgeRequest(server.Request):
         self.responseHeaders.setRawHeaders(b"cache-control", [b"no-store"])
         self.content = BytesIO()
 
+    def body_within(self, most: int, what: str) -> bytes:
+        """The body, of at most so many bytes; `what` begins the sentence that says so.
+
+        :raises Refusal: `request_too_large`.
+        """
+        body = self.content.read(most + 1)
+        if len(body) > most:
+            raise Refusal("request_too_large", f"{what} at most {most} bytes.")
+        return body
+
     def render(self, resrc: Any) -> None:
         """Render `resrc`, without the banner that Twisted has just set."""
         self.responseHeaders.removeHeader(b"server")

@@ -102,9 +102,7 @@ def spend(book: KeyBook, asked: JoinRequest, now: float) -> Joined | None:
 def _read(request: EdgeRequest) -> JoinRequest:
     if request.getHeader("origin") is not None:
         raise Refusal("scope_missing", "Boxes do not join from a browser's page.")
-    body = request.content.read(LONGEST_JOIN + 1)
-    if len(body) > LONGEST_JOIN:
-        raise Refusal("request_too_large", f"A box that joins says at most {LONGEST_JOIN} bytes.")
+    body = request.body_within(LONGEST_JOIN, "A box that joins says")
     try:
         return msgspec.json.decode(body, type=JoinRequest)
     except msgspec.ValidationError as error:

@@ -48,9 +48,7 @@ def read_request(request: EdgeRequest) -> Registration:
     """
     if request.getHeader("origin") is not None:
         raise Refusal("scope_missing", "Nodes are not registered from a browser's page.")
-    body = request.content.read(LONGEST_REPORT + 1)
-    if len(body) > LONGEST_REPORT:
-        raise Refusal("request_too_large", f"A registration is at most {LONGEST_REPORT} bytes.")
+    body = request.body_within(LONGEST_REPORT, "A registration is")
     try:
         registration = read_registration(body)
     except msgspec.ValidationError as error:
