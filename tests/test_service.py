@@ -158,6 +158,31 @@ class SteadyTests(SynchronousTestCase):
         call.cancel()
 
 
+COLLECTIONS = """
+import gc
+from rolemesh.service import collect_less
+collect_less()
+begun = []
+gc.callbacks.append(lambda phase, _: begun.append(phase == "start"))
+kept = [[] for _ in range(15_000)]
+quiet = not begun
+for _ in range(30_000):
+    cycle = []
+    cycle.append(cycle)
+print(quiet, sum(begun), len(gc.get_objects()) < 20_000 + len(kept))
+"""
+
+
+class CollectLessTests(SynchronousTestCase):
+    def test_cycles_are_found_seldom(self) -> None:
+        """What stood before is not looked at again, and cycles are still found in time."""
+        argv = [sys.executable, "-c", COLLECTIONS]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+        quiet, collections, few = done.stdout.split()
+        self.assertEqual((quiet, few), ("True", "True"))
+        self.assertIn(int(collections), (2, 3))
+
+
 class SignalTests(Case):
     def asked_to_stop(self, number: signal.Signals, settings: str = "") -> Program:
         program = self.start(settings)

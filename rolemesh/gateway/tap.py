@@ -64,7 +64,7 @@ from rolemesh.gateway.upstream import Upstream
 from rolemesh.gateway.usage import Ledger
 from rolemesh.gateway.web import ClientApi
 from rolemesh.lag import LagWatch
-from rolemesh.service import Listening, ServiceOptions, Signals, keep_steady, refuse
+from rolemesh.service import Listening, ServiceOptions, Signals, collect_less, keep_steady, refuse
 from rolemesh.systemd import Systemd
 from rolemesh.tls.fresh import TlsProblem
 
@@ -113,9 +113,11 @@ def makeService(options: Options) -> MultiService:
             store.prepare()
     except NewerSchema as error:
         refuse([str(error)])
-    return gateway_service(
+    service = gateway_service(
         reactor, options.settings, options.config_path, options.listeners, store, shelf
     )
+    collect_less()
+    return service
 
 
 def _postgres(reactor: Any, url: str, shelf: KeyShelf) -> Prepared:
