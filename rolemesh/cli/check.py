@@ -8,11 +8,12 @@ from typing import Any
 
 from attrs import evolve
 
+from rolemesh.cli.model_check import check_models
 from rolemesh.cli.program_options import Helps, check_arguments
 from rolemesh.config.exposure import exposed
 from rolemesh.config.gateway import GatewaySettings, load_gateway
 from rolemesh.config.node import NodeSettings, load_node
-from rolemesh.config.problems import ConfigError, printable
+from rolemesh.config.problems import ConfigError, Gather, Problem, printable
 from rolemesh.config.reading import open_document
 
 
@@ -39,7 +40,7 @@ def check_file(path: Path, environ: Mapping[str, str], helps: Helps) -> int:
         settings = _load(path, environ)
         warnings = settings.warnings
         if isinstance(settings, NodeSettings):
-            warnings += check_arguments(path, settings, environ, helps)
+            warnings += check_machine(path, settings, environ, helps)
     except ConfigError as error:
         print(error)
         return 1
@@ -51,6 +52,23 @@ def check_file(path: Path, environ: Mapping[str, str], helps: Helps) -> int:
         return 1
     print(printable(f"{path}: {_summary(settings)}"))
     return 0
+
+
+def check_machine(
+    path: Path, settings: NodeSettings, environ: Mapping[str, str], helps: Helps
+) -> tuple[Problem, ...]:
+    """Hold a node's file against the programs and the models that are here; warnings.
+
+    :raises ConfigError: with all that cannot run.
+    """
+    gather = Gather()
+    warnings: tuple[Problem, ...] = ()
+    with gather:
+        warnings = check_arguments(path, settings, environ, helps)
+    with gather:
+        check_models(path, settings, environ)
+    gather.finish()
+    return warnings
 
 
 def _load(path: Path, environ: Mapping[str, str]) -> GatewaySettings | NodeSettings:

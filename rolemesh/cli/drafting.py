@@ -8,8 +8,9 @@ from pathlib import Path
 from attrs import frozen
 
 from rolemesh.cli.adapting import BEFORE, Unlike, adapted
+from rolemesh.cli.check import check_machine
 from rolemesh.cli.first_files import Mesh
-from rolemesh.cli.program_options import Helps, check_arguments
+from rolemesh.cli.program_options import Helps
 from rolemesh.cli.survey import Looked, survey
 from rolemesh.config.node import load_node
 from rolemesh.config.problems import ConfigError
@@ -47,7 +48,7 @@ class Draft:
         self._beside.chmod(0o644)
         try:
             settings = load_node(self._beside, os.environ)
-            check_arguments(self._beside, settings, os.environ, Helps(os.environ))
+            check_machine(self._beside, settings, os.environ, Helps(os.environ))
             yield
         except ConfigError as error:
             raise Broken(str(error).replace(str(self._beside), str(self.path))) from None

@@ -9,6 +9,7 @@ from attrs import frozen
 from rolemesh.core.gguf import PREFIX, Header, NotGguf, read_header
 from rolemesh.core.naming import distinct, is_later_part, is_model, parts
 from rolemesh.core.plan import Found
+from rolemesh.wholeness import NotWhole, Wholes
 
 DEEPEST = 8  # folders below one that is searched
 MOST_ENTRIES = 50_000  # files and folders that are looked at in all
@@ -64,14 +65,18 @@ def usual_folders(environ: Mapping[str, str], cwd: Path, home: Path) -> Sequence
 def search(folders: Sequence[Path], clock: Callable[[], float]) -> Shelf:
     """The models in these folders, as far as there are such folders."""
     there = [folder for folder in folders if folder.is_dir()]
-    walk = _Walk(clock, clock() + PATIENCE)
+    end = clock() + PATIENCE
+    walk, wholes = _Walk(clock, end), Wholes()
     files = [file for folder in there for file in walk.files(folder)][:MOST_MODELS]
     models: list[tuple[Path, int, Header]] = []
     skipped: list[tuple[Path, str]] = []
     for file in files:
         try:
-            models.append((file, *_weights(file)))
-        except (OSError, NotGguf, _Unwritable) as problem:
+            size, header = _weights(file)
+            if clock() < end:
+                wholes.check(file)
+            models.append((file, size, header))
+        except (OSError, NotGguf, NotWhole, _Unwritable) as problem:
             skipped.append((file, _reason(problem)))
     names = distinct([file.name for file, _, _ in models])
     named = (
@@ -149,5 +154,5 @@ def _weights(file: Path) -> tuple[int, Header]:
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, FileNotFoundError):
-        return f"not whole: {Path(problem.filename).name} is missing"
+        return f"is not whole: {Path(problem.filename).name} is missing"
     return (isinstance(problem, OSError) and problem.strerror) or str(problem)

@@ -11,9 +11,10 @@ from selectors import EVENT_READ, DefaultSelector
 from time import monotonic
 from typing import IO
 
+from rolemesh.cli.entry_places import entries_of, item
 from rolemesh.config.node import NodeSettings
 from rolemesh.config.problems import ConfigError, Problem, did_you_mean, printable, quoted
-from rolemesh.config.reading import Place, open_document
+from rolemesh.config.reading import Place
 from rolemesh.core.options import read_help, unknown
 
 DEADLINE = 20.0  # seconds; a build for GPUs loads their libraries first
@@ -127,13 +128,9 @@ def check_arguments(
 
     :raises ConfigError: with every argument that a program does not know.
     """
-    document = open_document(path, environ)
-    entries = Place(document, (), document.data).optional("run")
     problems: list[Problem] = []
     warned: list[Problem] = []
-    for index, run in enumerate(settings.run if entries else ()):
-        assert entries
-        entry = _item(entries, index)
+    for entry, run in entries_of(path, settings, environ):
         if not run.args:
             warned += _absent(entry, run.llama_server[0], environ)
             continue
@@ -163,9 +160,4 @@ def _unknown(place: Place, args: Sequence[str], options: Mapping[str, bool]) -> 
         hint = did_you_mean(name, list(options)) if len(name) > 2 else ""
         hint = hint if hint.startswith(" - ") else ""  # all of them would be hundreds
         text = f"this llama-server has no argument {quoted(name)}{hint}"
-        yield from _item(place, index).wrong(text).problems
-
-
-def _item(place: Place, index: int) -> Place:
-    """An item of a list, or the single value that stands for a list of one."""
-    return place.child(index) if isinstance(place.value, list) else place
+        yield from item(place, index).wrong(text).problems

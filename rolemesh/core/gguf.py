@@ -17,7 +17,7 @@ _SCALARS: Mapping[int, str] = {
     11: "q",
     12: "d",
 }
-_LONGEST_KEY = 64 * 1024  # bytes, as GGUF allows
+LONGEST_KEY = 64 * 1024  # bytes, as GGUF allows
 _MOST_KEPT = 4096  # elements of an array that is kept: a number for each layer
 
 # What is kept of `<architecture>.…` and of `general.…`.
@@ -70,92 +70,114 @@ def read_header(prefix: bytes) -> Header:
 
     :raises NotGguf: when it is none.
     """
-    reader = _Reader(prefix)
-    count = reader.begin()
+    reader = Reader(prefix)
+    _, count = reader.begin()
     return _header(dict(reader.pairs(count)))
 
 
-class _Ended(Exception):
-    """The prefix ends here."""
+class Ended(Exception):
+    """The bytes end here."""
 
 
-class _Reader:
-    """Walks over the bytes; nothing is taken from beyond them, whatever lengths they claim."""
+class Reader:
+    """Walks over the bytes; nothing is taken from beyond them, whatever lengths they claim. `at` is
+    how far it has come."""
 
     def __init__(self, data: bytes) -> None:
+        self.at = 0
         self._data = data
-        self._at = 0
         self._order = _LITTLE
 
-    def begin(self) -> int:
-        """How many pairs there are."""
+    def begin(self) -> tuple[int, int]:
+        """How many tensors there are, and how many pairs.
+
+        :raises NotGguf: when it is none.
+        """
         if self._data[:4] != _MAGIC:
             raise NotGguf("it does not begin with 'GGUF'")
         try:
-            self._at = 4
-            self._order = _LITTLE if self._scalar("I") in _VERSIONS else _BIG
-            self._at = 4
-            version = self._scalar("I")
+            self.at = 4
+            self._order = _LITTLE if self.scalar("I") in _VERSIONS else _BIG
+            self.at = 4
+            version = self.scalar("I")
             if version not in _VERSIONS:
                 raise NotGguf(f"version {version} is unknown")
-            self._scalar("Q")  # tensors
-            return int(self._scalar("Q"))
-        except _Ended:
+            return int(self.scalar("Q")), int(self.scalar("Q"))
+        except Ended:
             raise NotGguf("it ends within its first 24 bytes") from None
 
     def pairs(self, count: int) -> Iterator[tuple[str, Value]]:
         """The pairs that are wanted, as far as the prefix goes."""
         try:
             for _ in range(count):
-                key = self._text(_LONGEST_KEY)
+                key = self.text(LONGEST_KEY)
                 if key.startswith(_VOCABULARY):
                     return
-                value = self._value(int(self._scalar("I")), _wanted(key))
+                value = self.value(int(self.scalar("I")), _wanted(key))
                 if value is not None:
                     yield key, value
-        except _Ended:
+        except Ended:
             return
 
-    def _value(self, kind: int, wanted: bool) -> Value | None:
+    def value(self, kind: int, wanted: bool) -> Value | None:
+        """One value; None where it is stepped over.
+
+        :raises NotGguf: when it is of an unknown kind.
+        :raises Ended: when it is longer than what is here.
+        """
+        if kind == _STRING and wanted:
+            return self.text()
         if kind == _STRING:
-            text = self._text()
-            return text if wanted else None
+            self._skip(int(self.scalar("Q")))
+            return None
         if kind == _ARRAY:
             return self._array(wanted)
-        value = self._scalar(_format(kind))
+        value = self.scalar(_format(kind))
         return value if wanted else None
 
     def _array(self, wanted: bool) -> Value | None:
-        kind, length = int(self._scalar("I")), int(self._scalar("Q"))
+        kind, length = int(self.scalar("I")), int(self.scalar("Q"))
         if kind == _STRING:
-            for _ in range(length):
-                self._skip(int(self._scalar("Q")))
+            self._skip_texts(length)
             return None
         form = _format(kind)
         if not wanted or length > _MOST_KEPT:
             self._skip(length * struct.calcsize(form))
             return None
-        return tuple(self._scalar(form) for _ in range(length))
+        return tuple(self.scalar(form) for _ in range(length))
 
-    def _scalar(self, form: str) -> int | float | bool:
-        start = self._at
+    def scalar(self, form: str) -> int | float | bool:
+        """A number, by the letter that `struct` has for it; raises Ended."""
+        start = self.at
         self._skip(struct.calcsize(form))
         (value,) = struct.unpack_from(self._order + form, self._data, start)
         found: int | float | bool = value
         return found
 
-    def _text(self, longest: int = PREFIX) -> str:
-        length = int(self._scalar("Q"))
+    def text(self, longest: int = PREFIX) -> str:
+        """A text, or what has its length before it; raises Ended."""
+        length = int(self.scalar("Q"))
         if length > longest:
-            raise _Ended
-        start = self._at
+            raise Ended
+        start = self.at
         self._skip(length)
-        return self._data[start : self._at].decode("utf-8", "replace")
+        return self._data[start : self.at].decode("utf-8", "replace")
 
     def _skip(self, length: int) -> None:
-        if self._at + length > len(self._data):
-            raise _Ended
-        self._at += length
+        if self.at + length > len(self._data):
+            raise Ended
+        self.at += length
+
+    def _skip_texts(self, count: int) -> None:
+        """A vocabulary has hundreds of thousands, so this is a tight loop."""
+        length_at, data = struct.Struct(f"{self._order}Q").unpack_from, self._data
+        at, last = self.at, len(data) - 8
+        for _ in range(count):
+            if at > last:
+                raise Ended
+            at += 8 + length_at(data, at)[0]
+        self.at = at
+        self._skip(0)
 
 
 def _format(kind: int) -> str:

@@ -35,7 +35,7 @@ def read_weights(file: Path) -> Weights:
     :raises OSError: when a file cannot be read.
     """
     if not S_ISREG(file.stat().st_mode):
-        raise NoPlainFile(file)
+        raise NoPlainFile("is no plain file")
     with file.open("rb") as opened:
         prefix = opened.read(PREFIX)
     try:

@@ -1,6 +1,8 @@
 """Whether there is room for a model on its GPUs, and a short wait where somebody holds it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 from msgspec.structs import replace
 from twisted.internet.defer import TimeoutError as TooLate
@@ -16,10 +18,13 @@ from rolemesh.node.aside import Aside
 from rolemesh.node.estimate import NoPlainFile, Weights, estimate, read_weights
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.means import CannotStart
+from rolemesh.wholeness import NotWhole, Wholes
 
 DISK = 2.0  # seconds that the head of a file may take; a sick disk makes no estimate
 WAIT = 30.0  # seconds that memory may take to become free
 LOOK_EVERY = 1.0
+
+T = TypeVar("T")
 
 
 class Room:
@@ -35,13 +40,14 @@ class Room:
         self._gpus = gpus
         self._models = models
         self._in_vain: dict[str, int] = {}
+        self._wholes = Wholes()
 
     async def find(self, run: Run, uuids: Sequence[str], ended: int | None) -> None:
         """Wait while somebody else holds what it needs, warn, refuse only what can never be.
 
         `ended` is its last process, as in `estimate`.
 
-        :raises CannotStart: when it can never fit, or its file is not there, or is none.
+        :raises CannotStart: when it can never fit, or its file is not there, not whole, or is none.
         """
         weights = await self._read(run)
         if weights is None or (self._gpus.sample and not run.gpu.wanted and not run.gpu.none):
@@ -58,14 +64,24 @@ class Room:
         return [gpu for gpu in self._gpus.sample if gpu.uuid in uuids]
 
     async def _read(self, run: Run) -> Weights | None:
-        reading = self._models.do(read_weights, run.file)
+        """None where nobody knows."""
         try:
-            return await reading.addTimeout(DISK, self._clock)
+            weights = await self._aside(read_weights, run.file)
+            if weights is not None:
+                await self._aside(self._wholes.check, run.file)
+        except FileNotFoundError as missing:
+            name = Path(missing.filename).name
+            raise CannotStart(Reason.MODEL_MISSING, f"no file {name}") from None
+        except (NoPlainFile, NotWhole) as broken:
+            raise CannotStart(Reason.MODEL_BROKEN, f"{run.file.name} {broken}") from None
+        return weights
+
+    async def _aside(self, read: Callable[[Path], T], file: Path) -> T | None:
+        """None where the disk does not tell, or not soon."""
+        try:
+            return await self._models.do(read, file).addTimeout(DISK, self._clock)
         except FileNotFoundError:
-            raise CannotStart(Reason.MODEL_MISSING, f"no file {run.file.name}") from None
-        except NoPlainFile:
-            broken = f"{run.file.name} is no plain file"
-            raise CannotStart(Reason.MODEL_BROKEN, broken) from None
+            raise
         except (OSError, TooLate):
             return None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rolemesh.cli import check
 from tests.config.written import WrittenTests
+from tests.doubles.weights import gguf
 
 
 class CheckTests(WrittenTests):
@@ -66,6 +67,19 @@ class CheckTests(WrittenTests):
         code, lines = self.check(path)
         self.assertEqual(code, 0)
         self.assertIn(f"{path}:1:1: warning: its group may write it", lines[0])
+
+    def test_models_that_are_not_whole(self) -> None:
+        """A download under way, and a part that is missing, are problems where they are named."""
+        cut = self.write("cut.gguf", gguf()[:-8])
+        self.write("m-00001-of-00002.gguf", gguf())
+        text = "gateway: http://gw\nname: box\nllama_server: /bin/sh\nrun:\n"
+        text += "  - {model: cut}\n  - {model: m, file: m-00001-of-00002.gguf}\n"
+        path = self.write("x.yaml", text)
+        size = len(gguf())
+        told = f"{path}:5:13: run[0].model: {cut} is not whole: has {size - 8} of {size} bytes"
+        missing = self.folder / "m-00002-of-00002.gguf"
+        other = f"{path}:6:22: run[1].file: there is no file {missing}"
+        self.assertEqual(self.check(path), (1, [told, other]))
 
     def test_files_that_are_none(self) -> None:
         """What cannot be read or is no YAML is told in one line."""

@@ -15,6 +15,7 @@ from rolemesh.cli.survey import Looked, free_ports, survey
 from rolemesh.config.gateway import load_gateway
 from rolemesh.config.node import load_node
 from tests.config.written import WrittenTests
+from tests.doubles.weights import gguf as weights
 
 PROGRAM = """\
 #!/bin/sh
@@ -234,7 +235,17 @@ class SearchTests(InitCase):
         self.assertEqual([m.found.size for m in shelf.models], [len(TINY) + 500])
         [(path, why)] = shelf.skipped
         self.assertEqual(path.name, "n-00001-of-00002.gguf")
-        self.assertEqual(why, "not whole: n-00002-of-00002.gguf is missing")
+        self.assertEqual(why, "is not whole: n-00002-of-00002.gguf is missing")
+
+    def test_downloads_under_way(self) -> None:
+        """What is cut behind its head is left out, with how much of it is there."""
+        whole = weights()
+        self.model("s/done.gguf", whole)
+        cut = self.model("s/going-on.gguf", whole[:-1000])
+        shelf = self.found("s")
+        self.assertEqual([m.path.name for m in shelf.models], ["done.gguf"])
+        told = f"is not whole: has {len(whole) - 1000} of {len(whole)} bytes"
+        self.assertEqual(shelf.skipped, ((cut, told),))
 
     def test_names_that_are_no_text(self) -> None:
         """What no configuration can say is left out, with the reason."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -17,7 +18,9 @@ from rolemesh.core.report import GpuProcess, GpuReport
 from rolemesh.node import room
 from rolemesh.node.estimate import Weights
 from rolemesh.node.gpu import Gpus
+from rolemesh.node.means import CannotStart
 from rolemesh.node.room import Room
+from tests.doubles.weights import gguf
 
 OLLAMA = GpuProcess("ollama", 99, 20 * GB)
 HELD = GpuReport("GPU-a", "RTX", 0, memory_total=24 * GB, memory_used=20 * GB, processes=(OLLAMA,))
@@ -42,11 +45,32 @@ class RoomTests(SynchronousTestCase):
         self.room = Room(self.clock, self.gpus, aside)
         header = Header("llama", layers=8, kv_heads=(4,) * 8, key_length=128, value_length=128)
         self.patch(room, "read_weights", lambda _: Weights(header, self.size))
-        self.entry = Run("gpu0", "m", Path("m.gguf"), GpuChoice((0,)), slots=1, context=1024)
+        self.file = Path(self.mktemp())
+        self.file.write_bytes(gguf())
+        self.entry = Run("gpu0", "m", self.file, GpuChoice((0,)), slots=1, context=1024)
 
     def find(self, sample: GpuReport) -> "Deferred[None]":
         self.gpus.sample = (sample,)
         return Deferred.fromCoroutine(self.room.find(self.entry, ["GPU-a"], None))
+
+    def test_A37_a_download_under_way_is_waited_for(self) -> None:
+        """It is refused with how much is there, each time anew, until it is whole."""
+        whole = gguf()
+        for there in (len(whole) - 100, len(whole) - 50):
+            self.file.write_bytes(whole[:there])
+            refusal = self.failureResultOf(self.find(FREE), CannotStart).value
+            told = f"{self.file.name} is not whole: has {there} of {len(whole)} bytes"
+            self.assertEqual(str(refusal.ending), f"model_broken: {told}")
+        self.file.write_bytes(whole)
+        self.successResultOf(self.find(FREE))
+
+    def test_A37_a_part_that_is_missing_is_named(self) -> None:
+        """And not the first one, which is there."""
+        first = self.file.with_name("m-00001-of-00002.gguf")
+        first.write_bytes(gguf())
+        self.entry = evolve(self.entry, file=first)
+        refusal = self.failureResultOf(self.find(FREE), CannotStart).value
+        self.assertEqual(str(refusal.ending), "model_missing: no file m-00002-of-00002.gguf")
 
     def test_A38_it_is_started_as_soon_as_the_memory_is_free(self) -> None:
         """Another program's end is waited for."""
