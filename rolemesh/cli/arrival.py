@@ -10,6 +10,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from rolemesh.cli.init import say
 from rolemesh.cli.joining import Desk
+from rolemesh.cli.shown import refuse
 from rolemesh.demo.foreground import Foreground, run
 from rolemesh.demo.lines import Narrator
 
@@ -56,13 +57,14 @@ class Arrival:
         end = self._reactor.seconds() + LOADING_PATIENCE
         while self._reactor.seconds() < end:
             if child := self._foreground.fallen():
-                say(f"The node agent ended with {child.code}; its lines above say why")
+                refuse("join", f"the node agent ended with {child.code}; its lines say why")
                 return False
             story = await self._ask()
             if story is not None and self._tell(story):
                 return True
             await deferLater(self._reactor, _LOOK)
-        say(f"Not ready after {LOADING_PATIENCE / 60:.0f} minutes; rolemesh node status says more")
+        late = f"not ready after {LOADING_PATIENCE / 60:.0f} minutes"
+        refuse("join", f"{late}; rolemesh node status says more")
         return False
 
     async def _ask(self) -> Any | None:

@@ -27,6 +27,14 @@ class Failed(Exception):
     """What was asked for was not had, told in one line."""
 
 
+class Refused(Failed):
+    """The gateway answered, and it was no: with that status."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(f"{status} {why}")
+        self.status = status
+
+
 def base_url(text: str) -> SplitResult:
     """A gateway's URL for argparse; with `/v1` or without is the same."""
     url = urlsplit(text.rstrip("/").removesuffix("/v1"))
@@ -58,11 +66,11 @@ class Answer:
     def good(self) -> Any:
         """The body of a 200.
 
-        :raises Failed: for any other status, with the reason that the gateway gives.
+        :raises Refused: for any other status, with the reason that the gateway gives.
         """
         if self.status == 200:
             return self.json()
-        raise Failed(f"{self.status} {reason(self.json())}")
+        raise Refused(self.status, reason(self.json()))
 
 
 def reason(body: Any) -> str:

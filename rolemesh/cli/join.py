@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (Impossible, Failed) as reason:
         return _refuse(f"{reason}\n{_AGAIN}", 1)
     except Broken as problems:
-        print(problems)
+        print(problems, file=sys.stderr)
         return _refuse(_AGAIN, 78)
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}; {_AGAIN}", 1)

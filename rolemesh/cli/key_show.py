@@ -56,7 +56,7 @@ def key_story(record: KeyRecord, usage: KeyUsage | None, now: float) -> Iterator
         "begins": shown_time(record.not_before) if record.not_before else "",
         "expires": shown_time(record.expires_at) if record.expires_at else "never",
         "rotation": _rotation(record, now),
-        "usage": f"unknown: {usage.unknown}" if usage and usage.unknown else "",
+        "usage": "unknown" if usage and usage.unknown else "",
     }
     yield from table([(name, printable(value)) for name, value in said.items() if value])
     if usage is not None and not usage.unknown:

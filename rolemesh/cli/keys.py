@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from attrs import evolve
 
 from rolemesh.cli import key_arguments
+from rolemesh.cli.client import Failed
 from rolemesh.cli.databases import NoDatabase
 from rolemesh.cli.gateway_arguments import gateway_of
 from rolemesh.cli.key_places import book_of, books_of, how_to_use
@@ -18,7 +19,7 @@ from rolemesh.cli.key_table import key_table, limits_text, shown_time
 from rolemesh.cli.key_words import add_actions
 from rolemesh.config.keybook import BookClosed, KeyBook
 from rolemesh.config.locate import NoConfiguration
-from rolemesh.config.problems import ConfigError
+from rolemesh.config.problems import ConfigError, printable
 from rolemesh.core.keys import (
     ENTROPY,
     SECRET_BYTES,
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         _tell(str(error))
         return 78
-    except (KeysError, NoDatabase) as error:
+    except (KeysError, NoDatabase, Failed) as error:
         _tell(f"rolemesh keys: {error}")
         return 1
     except BookClosed as error:
@@ -115,6 +116,8 @@ def _show(arguments: argparse.Namespace, now: float) -> None:
         return
     for line in key_story(record, usage, now):
         print(line)
+    if usage is not None and usage.unknown:
+        _tell(f"rolemesh keys: its usage is unknown: {printable(usage.unknown)}")
 
 
 def _limit(arguments: argparse.Namespace, _now: float) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from rolemesh.cli.client import Failed, Gateway, base_url, reason
 from rolemesh.cli.gateway_arguments import add_trust_arguments, trust_of
+from rolemesh.cli.shown import refuse
 from rolemesh.config.problems import printable
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
@@ -34,8 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         gateway = Gateway(arguments.url, key, trust=trust_of(arguments))
     except Failed as error:
-        print(f"rolemesh smoke: {printable(str(error))}")
-        return 1
+        return refuse("smoke", error)
     return 0 if smoke(gateway) else 1
 
 

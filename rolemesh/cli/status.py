@@ -6,6 +6,7 @@ from typing import Any
 
 from rolemesh.cli.client import Failed
 from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
+from rolemesh.cli.shown import refuse
 from rolemesh.config.problems import printable
 
 
@@ -23,8 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
         told = answer.json() if answer.status == 503 else answer.good()
         lines = list(story(told)) if "status" in told else []
     except Failed as error:
-        print(f"rolemesh status: {printable(str(error))}")
-        return 1
+        return refuse("status", error)
     if arguments.json:
         print(answer.body.decode())
     for line in () if arguments.json else lines:
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 def story(told: Mapping[str, Any]) -> Iterator[str]:
     """A gateway and its roles, line by line."""
     yield f"gateway: {told['status']}"
+    yield from (f"  warning: {each}" for each in told.get("warnings", ()))
     if "roles" not in told:
         yield "  its roles are told to who has a key: --key or $ROLEMESH_KEY"
         return

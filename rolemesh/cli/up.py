@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError
 
 from rolemesh.cli.first_files import USUAL_GATEWAY
 from rolemesh.cli.init import folder_of, write_first_files
+from rolemesh.cli.shown import refuse
 from rolemesh.cli.survey import Impossible, Looked
 from rolemesh.config.locate import GATEWAY_FILE, NODE_FILE, NoConfiguration, Sought, find_config
 from rolemesh.config.node import load_node
@@ -92,7 +93,7 @@ def _config(sought: Sought, given: str | None) -> Path:
 async def _until_one_ends(foreground: Foreground) -> int:
     try:
         child = await foreground.first_to_end()
-        _say(f"rolemesh up: the {child.name} ended with {child.code}, so all stops")
+        refuse("up", f"the {child.name} ended with {child.code}, so all stops")
         return child.code if child.code and child.code > 0 else 1
     except CancelledError:
         return 0

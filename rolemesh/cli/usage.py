@@ -6,6 +6,7 @@ from typing import Any
 
 from rolemesh.cli.client import Failed
 from rolemesh.cli.gateway_arguments import add_gateway_arguments, gateway_of
+from rolemesh.cli.shown import refuse
 from rolemesh.cli.table import table
 from rolemesh.config.problems import printable
 
@@ -26,8 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         answer = gateway_of(arguments).ask("GET", f"/v1/usage?days={arguments.days}")
         rows = answer.good()["data"]
     except Failed as error:
-        print(f"rolemesh usage: {printable(str(error))}")
-        return 1
+        return refuse("usage", error)
     if arguments.json:
         print(answer.body.decode())
         return 0

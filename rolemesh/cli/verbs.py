@@ -1,13 +1,13 @@
 """How an operator's verb goes to a gateway, and what came of it is told."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
 from rolemesh.cli.client import Failed
 from rolemesh.cli.gateway_arguments import gateway_of
+from rolemesh.cli.shown import refuse
 from rolemesh.config.problems import printable
 
 
@@ -18,7 +18,6 @@ def send(arguments: argparse.Namespace, verb: str, wish: Mapping[str, Any] | Non
         answer = gateway_of(arguments).ask("POST", arguments.target.path(verb), body)
         told = answer.json() if answer.status == 202 else answer.good()
     except Failed as error:
-        print(f"rolemesh {verb}: {printable(str(error))}", file=sys.stderr)
-        return 1
+        return refuse(verb, error)
     print(answer.body.decode() if arguments.json else printable(told["message"]))
     return 0 if told["done"] else 1

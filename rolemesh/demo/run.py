@@ -1,5 +1,6 @@
 """The demo itself: start a gateway and a node agent, wait until all answers, show what passes."""
 
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ class Demo:
         except CancelledError:
             return 0
         except Fell as reason:
-            say(f"rolemesh demo: {reason}")
+            print(f"rolemesh demo: {reason}", file=sys.stderr)
             return 1
         finally:
             await self._leave()

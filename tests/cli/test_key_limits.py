@@ -1,6 +1,7 @@
 """The promises of `rolemesh keys limit`, `keys show` and `usage`."""
 
 import json
+import os
 import threading
 from typing import Any
 
@@ -126,21 +127,29 @@ class ShowTests(KeysCase):
         self.assertIn("today   -     0         0       0       0", self.show("ci"))
 
     def test_no_gateway(self) -> None:
-        """Without a gateway the rest is told, and why the usage is not."""
+        """Without a gateway the rest is told, and on standard error why the usage is not."""
         self.server.answer = (
             401,
             {"error": {"message": "no valid key", "code": "invalid_api_key"}},
         )
         told = self.show("ci")
-        self.assertIn("usage", told)
-        self.assertIn("unknown: 401 invalid_api_key: no valid key", told)
+        self.assertRegex(told, r"(?m)^usage +unknown$")
+        self.assertIn("unknown: 401 invalid_api_key: no valid key", self.err)
         self.assertIn("60/min", told)
+
+    def test_no_pin(self) -> None:
+        """An environment by which no gateway can be known is a refusal, and no traceback."""
+        os.environ["ROLEMESH_PIN"] = "sha256:short"
+        self.assertEqual(self.call("show", "ci", "--url", self.url), 1)
+        self.assertEqual((self.out, self.err.count("\n")), ("", 1))
+        self.assertIn("rolemesh keys: $ROLEMESH_PIN: ", self.err)
 
     def test_by_another_client_s_key(self) -> None:
         """What another client's key would be told, which is nothing, is not taken for the truth."""
         other = self.added("--name", "other")
         self.tell()
-        self.assertIn("only an admin key may ask", self.show("ci", "--key", other))
+        self.show("ci", "--key", other)
+        self.assertIn("only an admin key may ask", self.err)
         self.assertEqual(self.server.asked, [])
         self.assertIn("today", self.show("ci", "--key", self.key))
 
@@ -186,4 +195,5 @@ class UsageTests(CliCase):
         self.assertEqual(self.call("usage"), (0, "nothing was asked for in 7 days\n"))
         self.answer(400, {"error": {"message": "days is a number", "code": "bad_request"}})
         told = "rolemesh usage: 400 bad_request: days is a number\n"
-        self.assertEqual(self.call("usage", "--days", "99"), (1, told))
+        self.assertEqual(self.call("usage", "--days", "99"), (1, ""))
+        self.assertEqual(self.complaint, told)

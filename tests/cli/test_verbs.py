@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rolemesh.cli import logs
 from rolemesh.cli.main import main
 
 DONE = {"done": True, "message": "box2/gpu0 takes no new requests"}
@@ -25,6 +26,7 @@ MODEL = {
     "id": "coder", "context_length": 65536,
     "rolemesh": {"ready": 1, "total": 2, "aliases": ["gpt-4o"]},
 }  # fmt: skip
+ASKING = (["status"], ["nodes"], ["models"], ["usage"], ["explain", "coder"], ["why"])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, body: Any) -> None:
         self.server.asked.append((self.path, body, self.headers["authorization"]))
-        status, answer = self.server.answer
+        status, answer = self.server.script.pop(0) if self.server.script else self.server.answer
         self.send_response(status)
         self.end_headers()
         self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
@@ -57,7 +59,13 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer: tuple[int, Any] = (200, DONE)
+        self.script: list[tuple[int, Any]] = []  # of answers before that one
         self.asked: list[tuple[str, Any, str | None]] = []
+
+
+def part(lines: list[str], at: str) -> bytes:
+    """A part of a log that is followed."""
+    return b"data: " + json.dumps({"lines": lines, "at": at}).encode() + b"\n\n"
 
 
 class CliCase(SynchronousTestCase):
@@ -68,13 +76,20 @@ class CliCase(SynchronousTestCase):
         self.addCleanup(self.server.shutdown)
         self.enterContext(patch.dict(os.environ, {}, clear=True))
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
     def call(self, *words: str) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.server.server_port}"
+        """Run a command that asks the gateway; what it complained of is in `complaint`."""
+        return self.run_command(*words, "--url", self.url)
+
+    def run_command(self, *words: str) -> tuple[int, str]:
         with (
             redirect_stdout(io.StringIO()) as output,
             redirect_stderr(io.StringIO()) as complaint,
         ):
-            code = main([*words, "--url", url])
+            code = main(words)
         self.complaint = complaint.getvalue()
         return code, output.getvalue()
 
@@ -148,19 +163,56 @@ class LogTests(CliCase):
         self.assertEqual(self.call("logs", "box2/gpu0", "-n", "2"), (0, "one\ntwo \ufffd[31m\n"))
         self.assertEqual(self.server.asked[0][0], "/v1/backends/box2/gpu0/logs?lines=2")
 
-    def test_follow(self) -> None:
-        """With -f each part is shown as it comes, until the stream ends."""
-        parts = b'data: {"lines": ["a"]}\n\n: keep-alive\n\ndata: {"lines": ["b", "c"]}\n\n'
-        self.answer(200, parts)
-        self.assertEqual(self.call("logs", "box2/gpu0", "-f"), (0, "a\nb\nc\n"))
-        self.assertEqual(self.server.asked[0][0], "/v1/backends/box2/gpu0/logs?lines=200&follow=1")
+    def follow(self, *answers: tuple[int, Any]) -> tuple[int, str]:
+        """What `-f` shows of a gateway that answers so, one after the other, and then refuses."""
+        refusal = {"error": {"code": "invalid_api_key", "message": "it was revoked"}}
+        self.server.script = [*answers, (401, refusal)]
+        self.pauses: list[float] = []
+        with patch.object(logs, "sleep", self.pauses.append):
+            return self.call("logs", "box2/gpu0", "-f")
 
-    def test_its_end(self) -> None:
-        """A node that falls silent is told of, with exit code 1."""
-        self.answer(200, b'data: {"error": {"message": "\'box2\' does not answer"}}\n\n')
-        told = "rolemesh logs: 'box2' does not answer\n"
-        self.assertEqual(self.call("logs", "box2/gpu0", "-f"), (1, ""))
-        self.assertEqual(self.complaint, told)
+    def test_follow(self) -> None:
+        """With -f each part is shown as it comes, until it is refused."""
+        parts = b'data: {"lines": ["a"]}\n\n: keep-alive\n\ndata: {"lines": ["b", "c"]}\n\n'
+        self.assertEqual(self.follow((200, parts)), (1, "a\nb\nc\n"))
+        self.assertEqual(self.server.asked[0][0], "/v1/backends/box2/gpu0/logs?lines=200&follow=1")
+        self.assertIn("rolemesh logs: 401 invalid_api_key: it was revoked\n", self.complaint)
+
+    def test_goes_on(self) -> None:
+        """When the gateway or the node was away it goes on behind the last part that was shown,
+        says both once on standard error, and asks after pauses that grow."""
+        silent = b'data: {"error": {"message": "\'box2\' does not answer"}}\n\n'
+        unknown = {"error": {"code": "unknown_node", "message": "There is no node 'box2' here."}}
+        code, output = self.follow(
+            (200, part(["a"], "1:2:3") + part(["b"], "1:3:4") + silent),
+            (503, b"<h1>no server is available</h1>"),
+            (410, unknown),
+            (200, part(["c"], "5:6:7")),
+        )
+        self.assertEqual((code, output), (1, "a\nb\nc\n"))
+        afters = [path.partition("&after=")[2] for path, _, _ in self.server.asked]
+        behind = "1%3A3%3A4"
+        self.assertEqual(afters, ["", behind, behind, behind, "5%3A6%3A7"])
+        soon = "; it goes on once that is over (Ctrl-C ends it)"
+        self.assertEqual(self.complaint.splitlines(), [
+            f"rolemesh logs: 'box2' does not answer{soon}",
+            "rolemesh logs: here it goes on",
+            f"rolemesh logs: the log ended{soon}",
+            "rolemesh logs: 401 invalid_api_key: it was revoked",
+        ])  # fmt: skip
+        first, second, third, anew = self.pauses
+        self.assertTrue(0.5 <= first < 1 <= second < 2 <= third < 3, self.pauses)
+        self.assertLess(anew, 1)
+
+    def test_never_begun(self) -> None:
+        """A log that cannot begin is refused at once, whatever the reason."""
+        unknown = {"error": {"code": "unknown_node", "message": "There is no node 'box3' here."}}
+        silent = b'data: {"error": {"message": "\'box2\' does not answer"}}\n\n'
+        for answer in ((410, unknown), (503, b""), (200, silent)):
+            self.server.asked.clear()
+            self.assertEqual(self.follow(answer), (1, ""))
+            self.assertEqual((len(self.server.asked), self.pauses), (1, []))
+            self.assertEqual(self.complaint.count("\n"), 1)
 
 
 class LookTests(CliCase):
@@ -173,6 +225,15 @@ class LookTests(CliCase):
         self.assertEqual(self.call("status"), (1, told))
         self.answer(200, {"status": "ready", "roles": {}})
         self.assertEqual(self.call("status")[0], 0)
+
+    def test_status_warns(self) -> None:
+        """What its operator should see to soon is told before the roles."""
+        roles = {"coder": {"ready": 1, "total": 1, "missing": []}}
+        warnings = ["certificate gw.pem expires in 6 days"]
+        self.answer(200, {"status": "ready", "roles": roles, "warnings": warnings})
+        told = ["gateway: ready", f"  warning: {warnings[0]}", "  coder: ready 1/1"]
+        code, output = self.call("status")
+        self.assertEqual((code, output.splitlines()), (0, told))
 
     def test_nodes(self) -> None:
         """Each backend is a line, and each GPU."""
@@ -241,10 +302,30 @@ class LookTests(CliCase):
             self.answer(200, answer)
             self.assertEqual(json.loads(self.call(word, "--json")[1]), answer)
 
+    def test_refused(self) -> None:
+        """A refusal is one line on standard error, and exit 1: no pipe gets it, with --json or
+        without."""
+        error = {"error": {"code": "invalid_api_key", "message": "no such key"}}
+        self.answer(401, error)
+        for words in ASKING:
+            for form in ([], ["--json"]):
+                self.assertEqual(self.call(*words, *form), (1, ""))
+                told = f"rolemesh {words[0]}: 401 invalid_api_key: no such key\n"
+                self.assertEqual(self.complaint, told)
+
     def test_away(self) -> None:
-        """A gateway that is not there is one line, and exit 1."""
+        """A gateway that is not there is one line on standard error, and exit 1."""
         self.server.shutdown()
         self.server.server_close()
-        for words in (["status"], ["nodes"], ["models"], ["explain", "coder"], ["why"]):
-            code, output = self.call(*words)
-            self.assertEqual((code, output.count("\n")), (1, 1))
+        for words in ASKING:
+            self.assertEqual(self.call(*words), (1, ""))
+            self.assertEqual(self.complaint.count("\n"), 1)
+            self.assertIn("is a gateway running there?", self.complaint)
+
+    def test_bad_pin(self) -> None:
+        """An environment by which no gateway can be known is a refusal too, and no traceback."""
+        with patch.dict(os.environ, {"ROLEMESH_PIN": "sha256:short"}):
+            for words in (*ASKING, ["logs", "box2/gpu0"], ["restart", "box2/gpu0"]):
+                self.assertEqual(self.call(*words), (1, ""))
+                self.assertIn(f"rolemesh {words[0]}: $ROLEMESH_PIN: ", self.complaint)
+        self.assertEqual(self.server.asked, [])
