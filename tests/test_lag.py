@@ -6,6 +6,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import TestCase
 
+from rolemesh import lag
 from rolemesh.lag import BEAT, SELDOM, LagWatch
 
 
@@ -18,20 +19,20 @@ class LagTests(TestCase):
         return [each for each in self.logged if each["log_namespace"] == "rolemesh.lag.LagWatch"]
 
     async def test_L17_who_held_the_reactor_up_is_logged(self) -> None:
-        """A function that blocks for a third of a second is named in one line."""
+        """A function that blocks for a second is named in one line."""
+        self.patch(lag, "SELDOM", 0.0)  # what else holds a busy machine up has lines of its own
         watch = LagWatch(reactor)
         watch.startService()
         self.addCleanup(watch.stopService)
         await later(2 * BEAT)
         self.sleeps_on_the_reactor()
         await later(2 * BEAT)
-        [event] = self.events
+        [event] = [each for each in self.events if "sleeps_on" in each["rolemesh.lag.stack"]]
         self.assertGreater(event["rolemesh.lag.seconds"], 0.1)
-        self.assertIn("sleeps_on_the_reactor", event["rolemesh.lag.stack"])
         self.assertGreater(watch.worst, 0.1)
 
     def sleeps_on_the_reactor(self) -> None:
-        time.sleep(0.4)
+        time.sleep(1.0)
 
     def test_L17_lines_are_few(self) -> None:
         """Of many hold-ups one line in ten seconds tells, which counts the others."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.ownfile import OLDER, OwnFile
+from rolemesh.ownfile import OwnFile
 
 
 class OwnFileTests(SynchronousTestCase):
@@ -44,9 +44,17 @@ class OwnFileTests(SynchronousTestCase):
         for number in range(8):
             self.write(f"this is no {number}")
             self.file.rotate_when_full()
-        self.assertEqual(self.names(), ["log", *(f"log.{n + 1}" for n in range(OLDER))])
+        self.assertEqual(self.names(), ["log", *(f"log.{number}" for number in range(1, 6))])
         self.assertEqual(self.path.read_text(), "")
         self.assertEqual(Path(f"{self.path}.1").read_text(), "this is no 7")
+
+    def test_A31_a_file_of_fifty_megabytes_is_full(self) -> None:
+        """Where nobody says otherwise, and not before."""
+        file = OwnFile(self.descriptor, self.path)
+        for size, names in ((49_999_999, ["log"]), (50_000_000, ["log", "log.1"])):
+            os.truncate(self.path, size)  # of which the disk holds nothing
+            file.rotate_when_full()
+            self.assertEqual(self.names(), names)
 
     def test_A31_a_short_file_stays(self) -> None:
         """Below the cap nothing happens."""

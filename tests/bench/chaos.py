@@ -41,7 +41,7 @@ from tests.real.harness import TWISTD, free_port
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
 SERVER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("small_server.py")))
-DEADLINE = 30.0  # seconds for a recovery
+DEADLINE = 90.0  # seconds for a recovery
 MOST_ENDS = 4  # of one server under one agent: more would be a crash loop, which rests for a minute
 PAUSE = 0.01
 
@@ -73,15 +73,18 @@ class Outcome:
 
 
 class Gateway:
-    """Hears what an agent reports; nothing else."""
+    """Hears what one agent after another reports, each at a URL of its own; nothing else."""
 
     def __init__(self) -> None:
         self.last: Mapping[str, Any] = {}
+        self._agent = 0
         outer = self
 
         class Hears(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                outer.last = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                told = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if self.path.startswith(f"/{outer._agent}/"):  # not of one that has ended since
+                    outer.last = told
                 self._answer()
 
             def do_DELETE(self) -> None:
@@ -97,8 +100,13 @@ class Gateway:
                 """Nobody reads it."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Hears)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def another(self) -> str:
+        """The URL for the next agent; nothing is known of it yet."""
+        self._agent += 1
+        self.last = {}
+        return f"http://127.0.0.1:{self._server.server_port}/{self._agent}"
 
     def restarts(self) -> dict[str, int]:
         """How often each ready server was restarted."""
@@ -120,14 +128,13 @@ class Box:
         self._folder = folder
         self._state = folder / "state"
         self._first = free_port()
-        self._write()
         self.agent = self._start()
         self.ends: Counter[str] = Counter()
 
     def _write(self) -> None:
         (self._folder / "m.gguf").touch()
         settings = {
-            "gateway": self.gateway.url,
+            "gateway": self.gateway.another(),
             "name": "box",
             "llama_server": list(SERVER),
             "ports": f"{self._first}-{self._first + 20 * len(self.names)}",
@@ -143,6 +150,7 @@ class Box:
         self._file.chmod(0o600)
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        self._write()
         argv = [*TWISTD, "rolemesh-node", "--config", str(self._file), "--state", str(self._state)]
         with (self._folder / "agent.log").open("ab") as log:
             return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
@@ -153,8 +161,6 @@ class Box:
             self.keep = False
             self.agent.terminate()
             self.agent.wait(DEADLINE)
-            self._write()
-            self.gateway.last = {}
             self.agent = self._start()
             _until("the last agent", self.ready)
         self.agent.terminate()
@@ -213,13 +219,11 @@ def _until(what: str, true: Callable[[], bool]) -> None:
 
 
 def _end_agent(box: Box, number: signal.Signals, outcome: Outcome) -> None:
-    box.gateway.last = {}
     before = box.kept()
     box.agent.send_signal(number)
     code = box.agent.wait(DEADLINE)
     if number == signal.SIGTERM:
         outcome.left_by_stop += (0 if box.keep else len(box.ours())) + (code != 0)
-    box.gateway.last = {}
     box.start_again()
     _until("the servers of a new agent", box.ready)
     outcome.lost += len(before.items() - box.kept().items())

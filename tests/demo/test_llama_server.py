@@ -1,10 +1,20 @@
 """Our launcher behaves as llama-server does, where a supervisor can see it."""
 
 import json
+import os
 import signal
 import socket
+from pathlib import Path
 
-from tests.real.harness import LLAMA_SERVER, RealTestCase, Server, answers, ask, free_port
+from tests.real.harness import (
+    LLAMA_SERVER,
+    Program,
+    RealTestCase,
+    Server,
+    answers,
+    ask,
+    free_port,
+)
 
 QUESTION = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 
@@ -93,9 +103,15 @@ class Serving(RealTestCase):
 class Ending(RealTestCase):
     """SIGTERM, in each phase of a server's life."""
 
+    def serving(self, model: Path) -> Server:
+        """One that is ready, and past the moment in which it takes the signals in its hands."""
+        server = self.workshop.llama_server(model)
+        server.program.until("it heeds SIGTERM", lambda: heeds(server.program, signal.SIGTERM))
+        return server
+
     def test_idle(self) -> None:
         """An idle server, also one with a kept-alive connection, ends with 0."""
-        server = self.workshop.llama_server(self.workshop.model())
+        server = self.serving(self.workshop.model())
         with connected(server) as client:
             client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
             self.assertTrue(client.recv(100).startswith(b"HTTP/1.1 200"))
@@ -103,26 +119,34 @@ class Ending(RealTestCase):
 
     def test_while_loading(self) -> None:
         """A server that still loads ends at once by the signal, as llama-server does."""
-        port = free_port()
-        argv = [*LLAMA_SERVER, "--model", str(self.workshop.slow_model()), "--port", str(port)]
+        port, model = free_port(), self.workshop.folder / "endless.gguf"
+        os.mkfifo(model)  # as on a disk that hangs
+        argv = [*LLAMA_SERVER, "--model", str(model), "--port", str(port)]
         program = self.workshop.start("llama-server", argv)
         program.until("it loads", lambda: answers(f"http://127.0.0.1:{port}/health", 503))
-        self.assertEqual(program.stop(5), -signal.SIGTERM)
+        self.assertEqual(program.stop(), -signal.SIGTERM)
 
     def test_with_a_client_twice(self) -> None:
         """The first SIGTERM closes the listener and waits for the client; the second ends it."""
-        server = self.workshop.llama_server(self.workshop.slow_model())
+        server = self.serving(self.workshop.slow_model())
         with connected(server) as client:
             client.sendall(streaming_question())
             self.assertTrue(client.recv(100).startswith(b"HTTP/1.1 200"))
             server.program.signal(signal.SIGTERM)
             server.program.until("the listener closes", lambda: refuses(server))
             self.assertTrue(server.program.running)
-            self.assertNotEqual(server.program.stop(5), 0)
+            self.assertNotEqual(server.program.stop(20), 0)
 
 
 def connected(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+
+
+def heeds(program: Program, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{program.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) & 1 << (number - 1))
 
 
 def refuses(server: Server) -> bool:

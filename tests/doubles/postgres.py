@@ -3,10 +3,11 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
+
+from tests.real.harness import free_port
 
 PATIENCE = 60  # seconds
 PLACES = "/usr/lib/postgresql/*/bin"  # where Debian keeps what is not on the path
@@ -28,7 +29,7 @@ class Postgres:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rolemesh-postgres-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user is not None:
             os.chown(self.folder, pwd.getpwnam(self._user).pw_uid, -1)
@@ -78,10 +79,3 @@ class Postgres:
         )
         told = (self.folder / f"{name}.out").read_text()
         assert ended.returncode == 0, f"{name}: {told}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -60,6 +60,8 @@ class ToxicTests(TestCase):
         self.toxic.toxin = Toxin(after=400, cut=Cut.SILENCE)
         client = await raw.connect(reactor, self.toxic.port)
         client.post(CHAT, ASK)
+        while len(client.data) < 400:
+            await deferLater(reactor, 0.01)
         await deferLater(reactor, 0.3)
         self.assertEqual((len(client.data), client.closed.called), (400, False))
         client.leave()

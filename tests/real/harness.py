@@ -7,6 +7,7 @@ those processes started; whatever is still there then fails the test.
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -27,7 +29,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 T = TypeVar("T")
 
-DEADLINE = 30.0  # seconds; for what takes less than one on an idle machine
+DEADLINE = 90.0  # seconds; for what takes a few on an idle machine
+WIDTH = 10  # ports that belong together
+# Below those that the kernel gives to listeners and connections that want any; in no order, so that
+# two runs on one machine do not meet.
+_PORTS = cycle(random.sample(range(20_000, 32_000, WIDTH), 1200))
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n")
 LLAMA_SERVER = (sys.executable, "-m", "rolemesh.demo.llama_server")
 BALANCER = Path(__file__).parents[2] / "configs" / "haproxy.example.cfg"
@@ -54,11 +60,16 @@ def need_haproxy() -> None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody uses, nor the nine after it, now or until it is listened on:
+    no other caller is given any of these, and neither is a connection."""
+    return next(port for port in _PORTS if all(map(_is_free, range(port, port + WIDTH))))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def eventually(what: str, ask: Callable[[], T], seconds: float = DEADLINE) -> T:
@@ -106,6 +117,16 @@ def answers(url: str, status: int = 200) -> bool:
     with suppress(OSError):
         return ask(url).status == status
     return False
+
+
+def lives(process: Any) -> bool:
+    """Whether one of psutil's processes runs; one that waits to be reaped does not."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Program:

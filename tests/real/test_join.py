@@ -21,6 +21,7 @@ from tests.real.harness import (
     ask,
     eventually,
     free_port,
+    lives,
 )
 
 ROLEMESH = (sys.executable, "-m", "rolemesh.cli.main")
@@ -123,7 +124,7 @@ class JoinTests(JoinCase):
         joining.signal(signal.SIGINT)
         self.assertEqual(joining.wait(), 0, joining.tail())
         self.assertNotIn("Traceback", joining.text())
-        eventually("all are gone", lambda: not any(each.is_running() for each in family), 5)
+        eventually("all are gone", lambda: not any(map(lives, family)))
 
     def test_again(self) -> None:
         """A second run of the same line is harmless, also when the invite is gone by then."""

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from secrets import token_hex
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -23,7 +24,8 @@ class NetworkTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         need_llama()
-        self.spaces = [f"rolemesh-{os.getpid()}-{end}" for end in ("gw", "box")]
+        name = token_hex(4)  # pids are others' too, in other namespaces
+        self.spaces = [f"rolemesh-{name}-{end}" for end in ("gw", "box")]
         try:
             self.lay_wire()
         except (OSError, subprocess.CalledProcessError) as problem:

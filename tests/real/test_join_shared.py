@@ -32,6 +32,14 @@ class SharedJoinTests(SharedDatabaseCase):
         token = {"id": told.id, "sha256": told.sha256}
         return ask(f"{gateway.url}/v1/nodes/join", {"invite": key, "token": token})
 
+    def outcome(self, gateway: Server, key: str, number: int) -> int:
+        """What a box comes to that asks again when told to: 503 is a wait of more than 2 s."""
+        return eventually("an answer", lambda: self._status(gateway, key, number))
+
+    def _status(self, gateway: Server, key: str, number: int) -> int:
+        status = self.join(gateway, key, number).status
+        return 0 if status == 503 else status
+
     def knows(self, gateway: Server, number: int) -> bool:
         authorization = f"Bearer {self.token(number)}"
         return ask(f"{gateway.url}/v1/nodes/box2", authorization=authorization).status == 410
@@ -41,10 +49,9 @@ class SharedJoinTests(SharedDatabaseCase):
         gateways = [self.gateway(), self.gateway()]
         key = self.invite(gateways[0])
         with ThreadPoolExecutor(8) as boxes:
-            answers = list(boxes.map(lambda n: self.join(gateways[n % 2], key, n), range(8)))
-        statuses = [answer.status for answer in answers]
-        self.assertEqual(statuses.count(200), 1)
-        self.assertLessEqual(set(statuses), {200, 401, 503})  # 503 is a wait of more than 2 s
+            found = boxes.map(lambda n: self.outcome(gateways[n % 2], key, n), range(8))
+            statuses = list(found)
+        self.assertEqual((statuses.count(200), statuses.count(401)), (1, 7))
         winner = statuses.index(200)
         eventually(
             "its token is known", lambda: all(self.knows(gateway, winner) for gateway in gateways)
@@ -59,4 +66,4 @@ class SharedJoinTests(SharedDatabaseCase):
         self.assertEqual(refused.status, 503)
         self.assertEqual(refused.json()["error"]["code"], "state_unavailable")
         self.database.start()
-        self.assertEqual(self.join(gateway, key, 1).status, 200)
+        eventually("it is good again", lambda: self.join(gateway, key, 1).status == 200)

@@ -8,14 +8,17 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from secrets import token_hex
 from typing import Any, ClassVar, TypeVar
 
 import psutil
 from attrs import define, field
 
 from tests.doubles.postgres import Postgres
+from tests.doubles.raw import NONE
 from tests.gateway.store.test_postgres import need_postgres
 from tests.real.harness import (
     DEADLINE,
@@ -23,7 +26,6 @@ from tests.real.harness import (
     Program,
     RealTestCase,
     Server,
-    answers,
     ask,
     eventually,
     free_port,
@@ -69,12 +71,12 @@ class Crowd:
     def end(self) -> None:
         self._over.set()
         for client in self._clients:
-            client.join(30)
+            client.join(DEADLINE)
 
     def _ask_on(self, stream: bool) -> None:
         from openai import OpenAI
 
-        with OpenAI(base_url=f"{self.url}/v1", api_key=self.key, timeout=30) as client:
+        with OpenAI(base_url=f"{self.url}/v1", api_key=self.key, timeout=DEADLINE) as client:
             while not self._over.is_set():
                 self._ask(client, stream)
 
@@ -136,7 +138,7 @@ class Mesh(RealTestCase):
             for name, token in zip(("box1", "box2"), tokens, strict=True)
         ]
         eventually("both nodes are ready", lambda: cls.all(cls.ready) == [2, 2])
-        eventually("HAProxy has seen it", lambda: answers(f"{cls.balancer.url}/ready"))
+        eventually("HAProxy has seen it", cls.both_are_asked)
 
     @classmethod
     def _leave(cls) -> None:
@@ -169,9 +171,23 @@ class Mesh(RealTestCase):
         found: int = told["roles"]["planner"]["ready"]
         return found
 
-    def chat(self, server: Server, **more: Any) -> Answer:
+    @classmethod
+    def both_are_asked(cls) -> bool:
+        """Whether each gateway gets some of a few requests to HAProxy."""
+        ids = [token_hex(8) for _ in range(4)]
+        for each in ids:
+            cls.chat(cls.balancer, {"x-request-id": each}, max_tokens=1)
+        return all(any(cls.knows(gateway, each) for each in ids) for gateway in cls.gateways)
+
+    @classmethod
+    def knows(cls, gateway: Server, request: str) -> bool:
+        url = f"{gateway.url}/v1/requests/{request}"
+        return ask(url, authorization=f"Bearer {cls.key}").status == 200
+
+    @classmethod
+    def chat(cls, server: Server, headers: Mapping[str, str] = NONE, **more: Any) -> Answer:
         body = {"model": "planner", "messages": HELLO, **more}
-        return ask(f"{server.url}{CHAT}", body, authorization=f"Bearer {self.key}")
+        return ask(f"{server.url}{CHAT}", body, authorization=f"Bearer {cls.key}", **headers)
 
     def about(self, gateway: Server) -> dict[str, Any]:
         """What a gateway tells of its nodes, by name."""
@@ -210,7 +226,7 @@ class Mesh(RealTestCase):
         port = int(self.gateways[number].url.rpartition(":")[2])
         self.gateways[number] = gateway = self.gateway(port, self.ports[number])
         eventually("it has the nodes", lambda: self.ready(gateway) == 2)
-        eventually("HAProxy has seen it", lambda: answers(f"{self.balancer.url}/ready"))
+        eventually("HAProxy has seen it", self.both_are_asked)
 
     def wait_until_heard(self) -> None:
         both = ["box1", "box2"]
@@ -239,7 +255,8 @@ class Mesh(RealTestCase):
     def long_stream(self, begun: Callable[[], None]) -> str:
         from openai import OpenAI, OpenAIError
 
-        with OpenAI(base_url=f"{self.balancer.url}/v1", api_key=self.key, timeout=30) as client:
+        url = f"{self.balancer.url}/v1"
+        with OpenAI(base_url=url, api_key=self.key, timeout=DEADLINE) as client:
             words = _words(client, True, tokens=3500, extra_body={"ignore_eos": True})
             next(words)
             begun()
@@ -254,6 +271,15 @@ class Mesh(RealTestCase):
         """The addresses that the gateways wrote down as those of wrong keys."""
         events = [event for each in self.gateways for event in each.program.events()]
         return {event["client.address"] for event in events if "client.address" in event}
+
+    def given_up(self) -> int:
+        """The requests that ended, by the gateways' logs, because their client had left."""
+        events = [event for each in self.gateways for event in each.program.events()]
+        ends = [event.get("rolemesh.end", "") for event in events]
+        return sum(end.startswith("the client went away") for end in ends)
+
+    def gave_up(self, number: int) -> bool:
+        return self.given_up() == number
 
     def raw_chat(self, stream: bool) -> bytes:
         """A request for something that takes long."""
@@ -360,8 +386,9 @@ class MeshTests(Mesh):
     def test_a_client_leaves(self) -> None:
         """Who leaves HAProxy in the middle of a stream, or before an answer that is not one, leaves
         no work behind."""
-        for stream in (True, False):
+        for number, stream in enumerate((True, False), self.given_up() + 1):
             with socket.create_connection(("127.0.0.1", self.balancer_port)) as client:
                 client.sendall(self.raw_chat(stream))
                 eventually("it works", lambda: self.under_way() == 1)
-            eventually("it has ended", lambda: self.under_way() == 0, 1.0)
+            eventually("it has ended", lambda: self.under_way() == 0)
+            eventually("it was given up", partial(self.gave_up, number))

@@ -25,6 +25,7 @@ from tests.real.harness import (
     ask,
     eventually,
     free_port,
+    lives,
 )
 
 CHAT = "/v1/chat/completions"
@@ -294,6 +295,7 @@ class SecretsTests(RealTestCase):
         [server] = self.servers()
         server.send_signal(signal.SIGSEGV)
         eventually("another one", lambda: any(each.pid != server.pid for each in self.servers()))
+        eventually("it is told", lambda: self.keys_of_servers() == [self.own_key()])
         self.node.until("coder is ready", lambda: self.ready("coder"))
         self.ask("/v1/nodes", self.secrets["client"])
         self.assert_unsaid(*self.said, self.logs())
@@ -309,6 +311,13 @@ class SecretsTests(RealTestCase):
                     found.append(each)
         return found
 
+    def keys_of_servers(self) -> list[str]:
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            return [each.environ()["LLAMA_API_KEY"] for each in self.servers()]
+        return []
+
     # Where else they could be seen
 
     def test_process_list(self) -> None:
@@ -316,7 +325,7 @@ class SecretsTests(RealTestCase):
         it, and no key or token of the mesh."""
         own, servers = self.own_key(), self.servers()
         everybody = [*self.node.descendants(), *self.gateway.program.descendants()]
-        lines = [" ".join(each.cmdline()) for each in everybody]
+        lines = [" ".join(each.cmdline()) for each in everybody if lives(each)]
         for program in (self.node, self.gateway.program, self.static.program):
             lines.append(Path(f"/proc/{program.pid}/cmdline").read_text())
         self.assert_unsaid(*lines)
@@ -333,11 +342,17 @@ class SecretsTests(RealTestCase):
             self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600, path)
         hashed = ("client", "admin", "token", "other", "wrong")
         for path in self.files():
-            held = path.read_bytes() if path.is_file() else b""
+            held = self.content(path)
             for name in hashed:
                 self.assertNotIn(self.secrets[name][13:].encode(), held, path)
             kept = path.name.startswith("state.db")
             self.assertEqual(self.own_key().encode() in held and not kept, False, path)
+
+    def content(self, path: Path) -> bytes:
+        """What is in a file; nothing in a socket, and in what is gone by now."""
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes() if path.is_file() else b""
+        return b""
 
     def files(self) -> Iterator[Path]:
         for folder in (*self.folder.glob("gateway-*"), *self.folder.glob("n[0-9]*")):

@@ -37,7 +37,7 @@ class SharedStore(SharedDatabaseCase):
         self.assertEqual(self.register(one, "box2"), 200)
         eventually("the other one is ready", lambda: answers(f"{two.url}/ready"))
         three = self.gateway()
-        self.assertEqual(self.nodes(three), ["box2"])
+        eventually("the third knows it", lambda: self.nodes(three) == ["box2"])
         self.assertEqual(ask(f"{two.url}/v1/nodes/box2", method="DELETE").status, 200)
         eventually("the first has heard", lambda: self.nodes(one) == [])
 

@@ -67,7 +67,7 @@ class BrokenState(StateCase):
         gateway = self.gateway()
         self.assertEqual(self.nodes(gateway), [])
         [aside] = self.state.glob("state.db.corrupt-*")
-        self.assertIn(aside.name, self.messages(gateway))
+        gateway.program.until("it is said", lambda: aside.name in self.messages(gateway))
         self.assertEqual(self.register(gateway), 200)
 
     def test_newer_schema_L7(self) -> None:

@@ -50,6 +50,11 @@ class UnitFileTests(SynchronousTestCase):
             self.assertLessEqual(float(found[1]), most)
 
 
+def stands(pid: int) -> bool:
+    """Whether a signal holds a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class NotifyTests(SynchronousTestCase):
     """What each program says on systemd's socket."""
 
@@ -92,6 +97,7 @@ class NotifyTests(SynchronousTestCase):
         gateway = self.workshop.gateway(CONFIG, None, **self.environ)
         self.until("WATCHDOG=1")
         gateway.program.signal(signal.SIGSTOP)
+        eventually("it stands", lambda: stands(gateway.program.pid))
         self.hears("")
         self.heard.clear()
         with self.assertRaises(AssertionError):

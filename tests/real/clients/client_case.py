@@ -12,7 +12,7 @@ from tests.real.harness import Program, RealTestCase, Server
 
 ROOT = Path(tests.__file__).parents[1]
 ROLE = "coder"
-PATIENCE = 90.0  # seconds for all that one program asks
+PATIENCE = 240.0  # seconds for all that one program asks
 SILENCE = {  # nothing of what the clients do here is for those who made them
     "DO_NOT_TRACK": "1",
     "LANGSMITH_TRACING": "false",
