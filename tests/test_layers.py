@@ -37,6 +37,7 @@ BUT: Mapping[str, tuple[str, ...]] = {
     "rolemesh.logs": ("rolemesh.ownfile", "rolemesh.core.redaction"),
 }
 TAPS = ("rolemesh.gateway.tap", "rolemesh.node.tap")
+WIRING = "rolemesh.gateway.wiring"  # all of a gateway, so that its tap alone may import it
 
 
 @frozen
@@ -139,8 +140,10 @@ class LayerTests(SynchronousTestCase):
         )
 
     def test_taps(self) -> None:
-        """A tap wires its wing: nobody imports it."""
+        """A tap wires its wing: nobody imports it, nor the gateway's wiring, which it does."""
         self.assert_none([each for each in self.imports if within(each.imported, *TAPS)])
+        wires = [each for each in self.imports if within(each.imported, WIRING)]
+        self.assert_none([each for each in wires if each.importer not in TAPS])
 
     def test_reactor(self) -> None:
         """The reactor is chosen by who runs the program: no module imports it with itself."""

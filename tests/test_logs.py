@@ -2,13 +2,15 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rolemesh.logs import MAX_TEXT, JsonLines, json_line
+from rolemesh.logs import MAX_LINES, MAX_TEXT, JsonLines, json_line
+from rolemesh.ownfile import OwnFile
 
 EVENT = {"log_time": 1763804096.1234, "log_namespace": "somewhere", "log_level": LogLevel.warn}
 
@@ -118,8 +120,23 @@ class JsonLinesTests(SynchronousTestCase):
         self.log.info("the last", log_last=True)
         self.assertEqual([line["message"] for line in self.read()], ["the last"])
 
-    def test_nobody_reads(self) -> None:
+    def test_A31_a_full_file_is_moved_aside(self) -> None:
+        """Before the next line, of which none is lost."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder.absolute() / "log"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        observer = JsonLines(descriptor, file=OwnFile(descriptor, path, cap=100))
+        for number in range(3):
+            text = f"{number} " + "x" * 100
+            Logger("somewhere", observer=observer).info("{text}", text=text, log_last=True)
+        for number, name in enumerate(("log.2", "log.1", "log")):
+            (line,) = (folder / name).read_text().splitlines()
+            self.assertEqual(json.loads(line)["message"][0], str(number))
+
+    def test_L14_nobody_reads(self) -> None:
         """A full pipe blocks nobody: lines are dropped, counted, and confessed once it is read."""
+        self.assertEqual(MAX_LINES, 10_000)
         for _ in range(1000):
             self.log.info("x" * 1000)
         dropped = self.observer.dropped
@@ -133,7 +150,7 @@ class JsonLinesTests(SynchronousTestCase):
         self.assertEqual(sum(confessed), dropped)
         self.assertEqual(confessed.count(0) + dropped, 1000)
 
-    def test_closed(self) -> None:
+    def test_L14_closed(self) -> None:
         """A pipe that nobody will ever read raises nothing; what was lost is counted."""
         os.close(self.reader)
         self.log.info("hello", log_last=True)

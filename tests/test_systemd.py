@@ -4,6 +4,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from secrets import token_hex
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -34,7 +35,7 @@ class SystemdTests(SynchronousTestCase):
         self.environ = {"NOTIFY_SOCKET": str(self.path), **environ}
         return Systemd(self.clock, self.environ, os.getpid())
 
-    def test_its_life(self) -> None:
+    def test_L1_its_life(self) -> None:
         """Ready, reloading and ready again, stopping: each in systemd's own words."""
         unit = self.unit()
         self.clock.advance(12.5)
@@ -72,7 +73,7 @@ class SystemdTests(SynchronousTestCase):
 
     def test_an_abstract_socket(self) -> None:
         """A name with an @ is in no folder."""
-        name = f"rolemesh-{os.getpid()}"
+        name = f"rolemesh-{token_hex(8)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
             ear.bind(f"\0{name}")
             ear.setblocking(False)

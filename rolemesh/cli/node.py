@@ -99,6 +99,7 @@ def _status(status: NodeStatus, _: argparse.Namespace) -> Iterator[str]:
     yield f"{status.node}: rolemesh {status.version}"
     if status.degraded:
         yield f"  degraded: {status.degraded}"
+    yield from (f"  warning: {each}" for each in status.warnings)
     for gateway in status.gateways:
         yield from _gateway(gateway)
     for server in status.servers:

@@ -56,7 +56,7 @@ RULES: Mapping[Outcome, Rule] = {
         True, Sign.BROKE, "upstream_disconnected", "went away before it answered", deadly=True
     ),
     Outcome.GARBLED: Rule(
-        True, Sign.BROKE, "upstream_error", "answered what is no answer to such a request"
+        True, Sign.MISFIT, "upstream_error", "answered what is no answer to such a request"
     ),
     Outcome.FIRST_BYTE_TIMEOUT: Rule(
         True, Sign.BROKE, "upstream_timeout", "produced nothing in the time allowed"
@@ -71,7 +71,7 @@ RULES: Mapping[Outcome, Rule] = {
     Outcome.BUSY: Rule(True, None, "role_saturated", "is busy with other work"),
     Outcome.FAULT: Rule(True, Sign.BROKE, "upstream_error", "failed at the request", deadly=True),
     Outcome.LOCKED_OUT: Rule(
-        True, Sign.BROKE, "upstream_error", "does not accept the gateway's own key"
+        True, Sign.MISFIT, "upstream_error", "does not accept the gateway's own key"
     ),
     Outcome.CUT: Rule(
         False, Sign.BROKE, "upstream_disconnected", "broke off in the middle of its answer"

@@ -22,6 +22,7 @@ REMEMBERED = 256  # commands that a node knows it has done
 Seconds = Annotated[float, Meta(gt=0, le=LONGEST_DRAIN)]
 Reason = Annotated[str, Meta(max_length=160)]
 Message = Annotated[str, Meta(max_length=1024)]
+LogMark = Annotated[str, Meta(max_length=64)]
 
 T = TypeVar("T")
 
@@ -38,7 +39,8 @@ class Kind(StrEnum):
 class Command(Struct, frozen=True, omit_defaults=True):
     """One order. It names what the node's own file names, and nothing in it is ever executed.
 
-    `backend` None means the whole node; `for_s` ends a drain; `lines` and `follow` are of logs.
+    `backend` None means the whole node; `for_s` ends a drain; `lines`, `follow` and `after` are of
+    logs: where `after` is a mark of an earlier result, what came behind it is wanted.
     """
 
     id: Name
@@ -48,16 +50,21 @@ class Command(Struct, frozen=True, omit_defaults=True):
     for_s: Seconds | None = None
     lines: Annotated[int, Meta(ge=0, le=MOST_LINES)] = MOST_LINES
     follow: bool = False
+    after: LogMark = ""
 
 
 class Result(Struct, frozen=True, omit_defaults=True):
-    """What came of a command, or one part of it: while there is `more`, parts follow in order."""
+    """What came of a command, or one part of it: while there is `more`, parts follow in order.
+
+    `at` marks how far the log was that `lines` are of; what it says is its node's own affair.
+    """
 
     done: bool
     message: Message = ""
     part: Annotated[int, Meta(ge=0)] = 0
     lines: Annotated[tuple[Line, ...], Meta(max_length=MOST_LINES + 1)] = ()
     more: bool = False
+    at: LogMark = ""
 
 
 class Taken(Struct, frozen=True):

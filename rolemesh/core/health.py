@@ -30,6 +30,7 @@ class Sign(StrEnum):
     REFUSED = "a request could not connect"
     SERVED = "a request was answered"
     BROKE = "a request failed at the backend"
+    MISFIT = "it sent garbage, or refused the gateway's key"
     STUCK = "it has requests and makes no progress"
     ELAPSED = "the ejection is over"
 
@@ -53,6 +54,7 @@ MOVES: dict[tuple[Condition, Sign], Move] = {
     (C.UP, S.CHECK_FAILED): Move(C.DOWN, after=3),
     (C.UP, S.REFUSED): Move(C.DOWN),
     (C.UP, S.BROKE): Move(C.EJECTED, after=5),
+    (C.UP, S.MISFIT): Move(C.EJECTED, after=2),
     (C.UP, S.STUCK): Move(C.EJECTED),
     (C.LOADING, S.CHECK_OK): Move(C.UP),
     (C.LOADING, S.CHECK_FAILED): Move(C.DOWN, after=3),
@@ -72,7 +74,7 @@ ENDS: Mapping[Sign, frozenset[Sign]] = {
     S.CHECK_LOADING: _CHECKS - {S.CHECK_LOADING},
     S.CHECK_FAILED: _CHECKS - {S.CHECK_FAILED},
     S.REFUSED: frozenset({S.CHECK_OK}),
-    S.SERVED: frozenset({S.BROKE, S.CHECK_FAILED}),
+    S.SERVED: frozenset({S.BROKE, S.MISFIT, S.CHECK_FAILED}),
 }
 """Which rows a sign ends besides its own going on."""
 
@@ -87,17 +89,23 @@ SLOW_START = 30.0
 class Health:
     """A backend's condition and how it came there; times are seconds of one monotonic clock.
 
-    `sign` is the latest one; `rows` counts the signs that nothing has contradicted since the
-    condition changed; `until` ends an ejection; `ejections` grows it.
+    `sign` is the latest one, `cause` that which brought it there; `rows` counts the signs that
+    nothing has contradicted since then; `until` ends an ejection; `ejections` grows it.
     """
 
     condition: Condition = Condition.UNKNOWN
     since: float = 0.0
     sign: Sign | None = None
+    cause: Sign | None = None
     rows: Mapping[Sign, int] = field(factory=dict, hash=False)
     ejections: int = 0
     until: float = 0.0
     recovered: bool = False
+
+    def __str__(self) -> str:
+        """The condition in words, with what an ejection is for."""
+        ejected = self.condition is Condition.EJECTED and self.cause is not None
+        return f"{self.condition.value}: {self.cause}" if ejected else self.condition.value
 
     def warmth(self, now: float) -> float:
         """From 0 to 1: how much of its share a backend gets that has just come back."""
@@ -114,7 +122,7 @@ def step(health: Health, sign: Sign, now: float) -> Health:
     move = MOVES.get((health.condition, sign))
     if move is None or rows[sign] < move.after:
         return evolve(health, sign=sign, rows=rows)
-    moved = evolve(health, sign=sign, rows={}, condition=move.to, since=now)
+    moved = evolve(health, sign=sign, cause=sign, rows={}, condition=move.to, since=now)
     if move.to is Condition.EJECTED:
         return _ejected(moved, now, forgiven=now - health.since >= FORGIVEN)
     return evolve(

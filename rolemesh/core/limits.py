@@ -16,9 +16,10 @@ class Pace:
     """A key's requests of late, as a bucket: it holds `rpm` of them, and `rpm` a minute leak out.
 
     So a key may send `rpm` at once, and from then on one every `60 / rpm` seconds. Times are of one
-    steady clock.
+    steady clock. With another `span` it is that instead of a minute.
     """
 
+    span: float = MINUTE
     _level: float = 0.0
     _at: float = 0.0
     _rpm: int = 0  # as it was known last
@@ -38,21 +39,21 @@ class Pace:
 
     def reset(self, rpm: int, now: float) -> float:
         """Seconds until the whole of `rpm` may be sent at once."""
-        return self._filled(rpm, now) * MINUTE / rpm
+        return self._filled(rpm, now) * self.span / rpm
 
     def promise(self, rpm: int, now: float) -> float:
         """Seconds until one who is refused now should come again.
 
         Each is given a time of its own: of those who all came at the same one, one would get in.
         """
-        one = MINUTE / rpm
+        one = self.span / rpm
         earliest = now + max(0.0, self._filled(rpm, now) + 1 - rpm) * one
         self._promised = max(earliest, min(self._promised + one, now + LONGEST_HINT))
         return self._promised - now
 
     def _filled(self, rpm: int, now: float) -> float:
         level = min(self._level, 2.0 * rpm) if rpm else self._level
-        return max(0.0, level - max(0.0, now - self._at) * rpm / MINUTE)
+        return max(0.0, level - max(0.0, now - self._at) * rpm / self.span)
 
 
 @define(eq=False)

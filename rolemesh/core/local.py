@@ -45,7 +45,8 @@ class ServerStatus(Struct, frozen=True):
 
 
 class NodeStatus(Struct, frozen=True):
-    """A node as it is at this moment; `degraded` is what its state folder cannot do for it."""
+    """A node as it is at this moment; `degraded` is what its state folder cannot do for it,
+    `warnings` what its operator should see to soon."""
 
     node: str
     version: str
@@ -53,6 +54,7 @@ class NodeStatus(Struct, frozen=True):
     servers: tuple[ServerStatus, ...]
     gpus: tuple[GpuReport, ...] = ()
     degraded: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 _status = msgspec.json.Decoder(NodeStatus)

@@ -14,6 +14,7 @@ from rolemesh.core.model import Params
 from rolemesh.core.nesting import brackets, depth
 
 MAX_DEPTH = 64
+MOST_MEMBERS = 1000  # of the body itself; llama-server takes minutes over a hundred thousand
 MOST_BRACKETS = 1_000_000  # opening and closing; more are no request, but work for the parser
 
 
@@ -41,6 +42,11 @@ class Api(Enum):
             Api.DETOKENIZE,
             Api.APPLY_TEMPLATE,
         )
+
+    @property
+    def streams(self) -> bool:
+        """Whether an answer may be asked for as a stream."""
+        return self.generates and self not in (Api.EMBEDDINGS, Api.RERANK)
 
     @property
     def anthropic(self) -> bool:
@@ -111,7 +117,8 @@ def read(api: Api, body: bytes) -> Ask:
     stream = facts.get("stream", False)
     if stream is not None and not isinstance(stream, bool):
         raise Refusal("invalid_json", "'stream' must be true or false.", param="stream")
-    return Ask(api, model or None, bool(stream), _raw.decode(body), facts, len(body))
+    streams = bool(stream) and api.streams
+    return Ask(api, model or None, streams, _raw.decode(body), facts, len(body))
 
 
 def _decode(body: bytes) -> dict[str, Any]:
@@ -126,6 +133,8 @@ def _decode(body: bytes) -> dict[str, Any]:
         raise Refusal("invalid_json", f"The body cannot be read as JSON: {error}.") from None
     if not isinstance(facts, dict):
         raise Refusal("invalid_json", 'The body must be a JSON object, as {"model": …}.')
+    if len(facts) > MOST_MEMBERS:
+        raise Refusal("invalid_json", f"The body has more than {MOST_MEMBERS} members.")
     return facts
 
 

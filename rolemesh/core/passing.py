@@ -13,6 +13,14 @@ LONGEST_MESSAGE = 1024
 
 _COUNTS = ("n_ctx", "n_prompt_tokens")
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 501: "server_error"}
+_ASKED_TOO_MUCH = re.compile(
+    r"(image|audio|video) input is not supported"
+    r"|input \(\d+ tokens\) is too large to process"
+    r"|Failed to (parse (messages|tools)|load (image|audio))"
+    r"|Unknown reasoning format"
+    r"|'\w+' is required"
+)
+"""How llama-server begins what it says with a 500 of a request that it cannot answer."""
 _PRIVATE = re.compile(
     r"""
     \b\w+://[^\s"'<>]+                             # an address of a server
@@ -22,18 +30,23 @@ _PRIVATE = re.compile(
     """,
     re.VERBOSE,
 )
+_BEGINS_WITH_ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @frozen
 class Passed:
-    """A backend's own error, in our shape and without what is not the client's to see."""
+    """A backend's own error, in our shape and without what is not the client's to see.
+
+    `elsewhere`: a backend that was started otherwise may be able to answer.
+    """
 
     status: int
     message: str
     type: str
     code: str
     details: dict[str, Any]
+    elsewhere: bool = False
 
     def openai_body(self) -> bytes:
         error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
@@ -65,6 +78,8 @@ def judge(status: int, body: bytes) -> Outcome | Passed:
         return Outcome.LOCKED_OUT
     if 400 <= status < 500 or status == 501:
         return _passed(status, body)
+    if status == 500 and _asked_too_much(body):
+        return evolve(_passed(400, body), type="invalid_request_error", elsewhere=True)
     return Outcome.FAULT if 500 <= status < 600 else Outcome.GARBLED
 
 
@@ -80,6 +95,11 @@ def judge_event(data: bytes) -> Outcome | Passed | None:
     return judge(status, data)
 
 
+def judge_whole(body: bytes) -> Outcome | Passed | None:
+    """The same for the body of a 200 that begins with an error, as some servers answer."""
+    return judge_event(body.strip()) if _BEGINS_WITH_ERROR.match(body) else None
+
+
 def _error_in(body: bytes) -> dict[str, Any] | None:
     try:
         found = msgspec.json.decode(body)
@@ -89,6 +109,11 @@ def _error_in(body: bytes) -> dict[str, Any] | None:
     if isinstance(error, str):
         return {"message": error}
     return error if isinstance(error, dict) else None
+
+
+def _asked_too_much(body: bytes) -> bool:
+    message = (_error_in(body) or {}).get("message")
+    return isinstance(message, str) and _ASKED_TOO_MUCH.match(message) is not None
 
 
 def _passed(status: int, body: bytes) -> Passed:

@@ -24,12 +24,19 @@ _PROGRESS = b',"prompt_progress":{'  # within a text its quotes would be escaped
 def can_tell(api: Api, members: Mapping[str, msgspec.Raw], facts: Mapping[str, Any]) -> bool:
     """Whether a stream may be asked for progress that its client has not asked for.
 
-    Of several choices one is perhaps written while another's prompt is read. With `members` that
-    name progress themselves, the client has decided.
+    Of several choices or prompts one is perhaps written while another's prompt is read. With
+    `members` that name progress themselves, the client has decided.
     """
     if api not in _TELLING or "return_progress" in members:
         return False
-    return facts.get("n") in (None, 1)
+    return facts.get("n") in (None, 1) and not _several(facts.get("prompt"))
+
+
+def _several(prompt: Any) -> bool:
+    """Whether these are prompts; a list with a token among its items is one."""
+    if not isinstance(prompt, list):
+        return False
+    return len(prompt) > 1 and not any(isinstance(each, int) for each in prompt)
 
 
 def telling(members: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:

@@ -12,11 +12,10 @@ import msgspec
 from attrs import frozen
 
 from rolemesh.core.openai import Api
-from rolemesh.core.sse import BrokenStream, Event, Splitter
+from rolemesh.core.sse import BrokenStream, Event, Splitter, WholeEvents
 
 LONGEST_TEXT = 1 << 20  # characters of delivered text; what is longer is not rescued
 LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _SHAPED_BY = ("grammar", "json_schema", "logprobs", "n_probs", "continue_final_message")
 
 _MISSHAPEN = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -56,7 +55,7 @@ class Rescue:
 
     def __init__(self) -> None:
         self._splitter = Splitter()
-        self._cut = b""
+        self._whole = WholeEvents()
         self._plain = True
         self._head: dict[str, Any] = {}
         self._pieces: list[str] = []
@@ -76,18 +75,16 @@ class Rescue:
         """Take a piece of the stream; what to pass on of it and of the pieces before.
 
         A piece of an event is held back: behind half an event no stream could go on.
+
+        :raises BrokenStream: as of any stream.
         """
-        if not self._plain:
-            return piece
-        try:
-            for event in self._splitter.feed(piece):
-                self._take(event)
-        except _MISSHAPEN:
-            self._plain = False
-        held = self._cut + piece
-        end = _last_event_end(held) if self._plain else len(held)
-        self._cut = held[end:]
-        return held[:end]
+        if self._plain:
+            try:
+                for event in self._splitter.feed(piece):
+                    self._take(event)
+            except _MISSHAPEN:
+                self._plain = False
+        return self._whole(piece)
 
     def _take(self, event: Event) -> None:
         if event.data == b"[DONE]":
@@ -132,10 +129,6 @@ class Rescue:
 
 def _is_limit(value: Any) -> bool:
     return isinstance(value, int) and value > 0
-
-
-def _last_event_end(held: bytes) -> int:
-    return max([held.rfind(end) + len(end) for end in _EVENT_ENDS if end in held], default=0)
 
 
 class Splice:

@@ -4,8 +4,11 @@ learns from the node's reports what is under way beyond them."""
 from collections import deque
 from itertools import islice
 from math import inf
+from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
+
+from rolemesh.core.model import Backend
 
 WINDOW = 3.0  # seconds; what a report tells was seen so long ago at the most
 ON_THE_WAY = 0.3  # seconds that a report may take from there to here
@@ -60,3 +63,24 @@ def share(told: int, own: int, slots: int | None) -> Share:
     if overshoot:
         others = slots - slots * min(own, told) // told
     return Share(min(others, slots - 1), overshoot)
+
+
+def same_slots(one: Backend, other: Backend) -> bool:
+    """Whether two entries that are `at_one_place` stand for the same slots.
+
+    A llama-server has one model and its slots, whatever it is asked for. Another server may have
+    slots for each of the models that are named there.
+    """
+    whatever = one.llama_server or other.llama_server or None in (one.model, other.model)
+    return whatever or one.model == other.model
+
+
+def at_one_place(one: Backend, other: Backend) -> bool:
+    """Whether two base URLs are one, however they are written."""
+    return _place(one.base_url) == _place(other.base_url)
+
+
+def _place(url: str) -> tuple[str, str, int, str]:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname or "", port, parts.path.rstrip("/")

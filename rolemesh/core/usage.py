@@ -135,12 +135,12 @@ class TailTap:
         return named[-1].decode("utf-8", "replace") if named else None
 
 
-def usage_of_json(api: Api, body: bytes) -> Usage:
-    """What a whole, non-streaming answer says of its cost."""
+def usage_of_json(api: Api, body: bytes) -> Usage | None:
+    """What a whole, non-streaming answer says of its cost; None when it has been cut short."""
     try:
         return _account(api, _answer.decode(body))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return Usage()
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return None if "truncated" in str(error) else Usage()
 
 
 class _Details(msgspec.Struct):

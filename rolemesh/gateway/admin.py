@@ -24,15 +24,16 @@ from rolemesh.core.commands import (
     read_result,
 )
 from rolemesh.core.errors import Refusal
-from rolemesh.core.report import Name, encode
+from rolemesh.core.report import Name
 from rolemesh.gateway.commands import Orders
 from rolemesh.gateway.edge_request import EdgeRequest
-from rolemesh.gateway.entries import Node
 from rolemesh.gateway.errors import answers_errors
 from rolemesh.gateway.event_stream import EventStream
+from rolemesh.gateway.fleet import Fleet, Node
 from rolemesh.gateway.following import PATIENCE, Following
 from rolemesh.gateway.keys import Gatekeeper
-from rolemesh.gateway.registry import STATIC_NODE, Registry
+from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.statics import STATIC_NODE
 
 _PATHS = (
     "/v1/nodes/{node}/drain, /v1/nodes/{node}/resume,"
@@ -58,6 +59,7 @@ class OperatorApi:
     _clock: IReactorTime
     _keys: Gatekeeper
     _registry: Registry
+    _fleet: Fleet
     _orders: Orders
 
     log = Logger()
@@ -91,7 +93,12 @@ class OperatorApi:
         self._admit(request, node)
         follow = request.args.get(b"follow", [b""])[0] in (b"1", b"true")
         command = _command(
-            id=uuid4().hex, kind="logs", backend=backend, lines=_lines(request), follow=follow
+            id=uuid4().hex,
+            kind="logs",
+            backend=backend,
+            lines=_lines(request),
+            follow=follow,
+            after=request.args.get(b"after", [b""])[0].decode("utf-8", "replace"),
         )
         self._note(request, command, node)
         following = Following(self._clock, request, lambda: self._keys.admin(request))
@@ -123,7 +130,7 @@ class OperatorApi:
         else:
             self._believe(node, command, result)
         told = {"id": command.id, "kind": kind, "node": node, "backend": backend}
-        return _json(request, {**told, "done": result.done, "message": result.message})
+        return request.as_json({**told, "done": result.done, "message": result.message})
 
     def _believe(self, node: str, command: Command, result: Result) -> None:
         """Take in what was done, which the node's next report would tell as well."""
@@ -148,9 +155,9 @@ class OperatorApi:
             raise Refusal("bad_request", message)
 
     def _node(self, name: str) -> Node:
-        node = self._registry.node(name)
+        node = self._fleet.get(name)
         if node is None:
-            names = ", ".join(sorted(node.name for node in self._registry.nodes())) or "none"
+            names = ", ".join(sorted(node.name for node in self._fleet)) or "none"
             raise Refusal("unknown_node", f"There is no node '{name}' here. There are: {names}.")
         return node
 
@@ -188,11 +195,11 @@ class OperatorApi:
             result = read_result(body)
         except msgspec.MsgspecError as error:
             raise Refusal("bad_request", f"This is no result of a command: {error}.") from None
-        return _json(request, Taken(self._orders.answer(node, id, result)))
+        return request.as_json(Taken(self._orders.answer(node, id, result)))
 
     def _must_be(self, name: str, instance: str) -> None:
         """That whoever listens is the agent that registered."""
-        node = self._registry.node(name)
+        node = self._fleet.get(name)
         if node is None:
             raise Refusal("unknown_node", f"The node '{name}' is not registered here.")
         if node.plain or node.instance != instance:
@@ -219,8 +226,3 @@ def _read_wish(request: EdgeRequest) -> Wish:
 def _lines(request: EdgeRequest) -> int:
     wanted = request.args.get(b"lines", [b"%d" % MOST_LINES])[0]
     return min(int(wanted), MOST_LINES) if wanted.isdigit() and len(wanted) < 10 else MOST_LINES
-
-
-def _json(request: EdgeRequest, value: Any) -> bytes:
-    request.setHeader("content-type", "application/json")
-    return encode(value) if isinstance(value, Struct) else msgspec.json.encode(value)

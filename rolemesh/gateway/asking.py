@@ -23,6 +23,7 @@ from rolemesh.gateway.records import Record
 from rolemesh.gateway.registry import Registry
 
 LONGEST_WAIT = 600.0
+BEFORE_IT_LEAVES = 0.5  # seconds
 LONG_BODY = 2**20
 _READ_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 _PASSED_ON = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
@@ -104,14 +105,16 @@ def _chain(request: EdgeRequest, ask: Ask) -> Chain:
 
 
 def _wait(request: EdgeRequest, role: Role) -> float:
-    """How long a request may wait for a slot: no longer than its client waits for the answer."""
+    """How long a request may wait for a slot: not until its client gives the answer up, which would
+    then never read why there is none and when to come back."""
     if role.queue.wait is not None:
         return role.queue.wait
     for name in _READ_TIMEOUTS:
         try:
-            return max(1.0, min(float(request.getHeader(name) or ""), LONGEST_WAIT))
+            told = float(request.getHeader(name) or "")
         except ValueError:
             continue
+        return max(0.0, min(max(told - BEFORE_IT_LEAVES, told / 2), LONGEST_WAIT))
     return LONGEST_WAIT
 
 

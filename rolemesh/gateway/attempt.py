@@ -1,6 +1,7 @@
 """One try at one backend: send, and judge the beginning of what comes, before a client sees it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -9,12 +10,12 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
-from rolemesh.core.assemble import Assembler, as_stream
+from rolemesh.core.assemble import STREAMED, Assembler, as_stream
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.chains import Chain
 from rolemesh.core.model import Role
 from rolemesh.core.openai import Ask, encode
-from rolemesh.core.passing import Passed, judge, judge_event
+from rolemesh.core.passing import Passed, judge, judge_event, judge_whole
 from rolemesh.core.reading import Beginning, can_tell, telling
 from rolemesh.core.sse import BrokenStream, first_data
 from rolemesh.core.usage import TailTap, Usage, usage_of_json
@@ -51,7 +52,7 @@ class Call:
 class Answer:
     """What a backend answers, before the client has been given any of it.
 
-    `body` is there whole as bytes, or a Body to be poured until `deadline`. `grant` holds the slot
+    `body` is there whole as bytes, or a Body to be poured with `patience`. `grant` holds the slot
     until it is released. `sent` are the members that the backend got; where it `tells` its progress
     with the prompt, what asks for that was beside them, and `heard` is when it last did.
     """
@@ -60,7 +61,7 @@ class Answer:
     grant: Grant
     sent: Mapping[str, msgspec.Raw]
     tells: bool
-    deadline: float
+    patience: Patience
     status: int
     body: bytes | Body = b""
     usage: Usage = field(factory=Usage)
@@ -93,7 +94,7 @@ class Attempt:
             grant,
             streamed or ask.members,
             _tells(ask, role, grant, streamed),
-            self._clock.seconds() + role.timeouts.total,
+            self._patience(role, grant),
             200,
         )
         response = await self._send(call, answer)
@@ -102,11 +103,16 @@ class Attempt:
             raise TryFailed(Outcome.GARBLED, f"status {response.code}")
         if response.code >= 300:
             await self._take_error(response, answer)
-        elif _is_stream(response):
+        elif _is_stream(response) and (ask.stream or ask.api in STREAMED):
             await self._take_stream(ask, response, answer, begun)
         else:
             await self._take_whole(ask, response, answer)
         return answer
+
+    def _patience(self, role: Role, grant: Grant) -> Patience:
+        until = self._clock.seconds() + role.timeouts.total
+        seen = partial(self._progress.seen, grant.backend.id)
+        return Patience(role.timeouts.idle, until, progress=seen)
 
     async def _send(self, call: Call, answer: Answer) -> IResponse:
         timeouts, backend = answer.role.timeouts, answer.grant.backend
@@ -138,7 +144,7 @@ class Attempt:
 
     async def _assemble(self, ask: Ask, body: Body, answer: Answer) -> None:
         """Put a stream together into the answer that was asked for without streaming."""
-        assembler, tap = Assembler(ask.api), TailTap(ask.api)
+        assembler, tap = Assembler(ask.api, ask.facts), TailTap(ask.api)
 
         def take(piece: bytes) -> None:
             tap.feed(piece)
@@ -146,7 +152,7 @@ class Attempt:
 
         collector = Collector(take)
         try:
-            await body.pour(collector, Patience(answer.role.timeouts.idle, answer.deadline))
+            await body.pour(collector, answer.patience)
             collector.finish()
             if assembler.error is None:
                 answer.body = assembler.finish()
@@ -160,10 +166,16 @@ class Attempt:
     async def _take_whole(self, ask: Ask, response: IResponse, answer: Answer) -> None:
         """An answer that is not streamed: held until all of it is there, so it is never cut."""
         body = receive(response, self._clock, never, LONGEST_WHOLE)
-        whole = await self._in_time(body.begun, answer.deadline - self._clock.seconds())
-        if not _is_json(response, whole):
-            raise TryFailed(Outcome.GARBLED, "not JSON")
-        answer.body, answer.usage = whole, usage_of_json(ask.api, whole)
+        whole = await self._in_time(body.begun, answer.patience.until - self._clock.seconds())
+        usage = usage_of_json(ask.api, whole) if _is_json(response, whole) else None
+        if usage is None:
+            raise TryFailed(Outcome.GARBLED, "no whole JSON")
+        answer.body, answer.usage = whole, usage
+        verdict = judge_whole(whole)
+        if verdict is not None:
+            self._take_verdict(verdict, answer)
+        elif ask.stream:  # to whom waits for events it is an empty answer
+            raise TryFailed(Outcome.GARBLED, "no stream")
 
     async def _take_error(self, response: IResponse, answer: Answer) -> None:
         body = receive(response, self._clock, never, LONGEST_ERROR)
@@ -189,7 +201,7 @@ class Attempt:
         return await self._progress.bounded(waiting, backend, left, lambda: answer.heard)
 
     def _spent(self, answer: Answer) -> float:
-        return self._clock.seconds() - (answer.deadline - answer.role.timeouts.total)
+        return self._clock.seconds() - (answer.patience.until - answer.role.timeouts.total)
 
     async def _in_time(self, waiting: "Deferred[T]", seconds: float) -> T:
         try:

@@ -9,6 +9,9 @@ from service_identity.pyopenssl import extract_patterns
 
 from rolemesh.certificates import NODE_SUFFIX
 from rolemesh.core.errors import Refusal
+from rolemesh.tls.ending import Ending
+
+_THEN = "it is refused then; `rolemesh pki renew` on the CA's box, and take the file there"
 
 
 def check_certificate(request: Any, node: str) -> None:
@@ -27,6 +30,16 @@ def check_certificate(request: Any, node: str) -> None:
             f"this client certificate is not of node '{node}': make one for it with"
             f" `rolemesh pki issue --client {node}`",
         )
+
+
+def ending_of(request: Any, node: str) -> Ending | None:
+    """When the client certificate ends by which a request speaks for a node; None where its
+    listener wants none."""
+    channel = getattr(request, "channel", None)
+    if channel is None or not channel.listener.certifies_clients:
+        return None
+    shown = channel.transport.getPeerCertificate().to_cryptography()
+    return Ending("certificate of node", node, shown.not_valid_after_utc, _THEN, node=True)
 
 
 def is_of(certificate: X509, node: str) -> bool:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from attrs import define, field
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -100,9 +101,10 @@ class Orders(Service):
         order = self._orders.get((node, id))
         if order is None:
             return False
-        if not is_fresh(result.part, order.part):
+        if not is_fresh(result.part, order.part) and result.at in ("", order.command.after):
             return True
         order.part = result.part
+        order.command = replace(order.command, after=result.at)  # where its next life goes on
         if order.hear is None or not result.more:
             self._settle(order, result)
         else:

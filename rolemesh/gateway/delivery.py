@@ -14,6 +14,7 @@ from rolemesh.core.errors import KINDS, Refusal
 from rolemesh.core.health import Sign
 from rolemesh.core.model import Params
 from rolemesh.core.openai import Api
+from rolemesh.core.passing import Passed
 from rolemesh.core.rescue import Rescue, eligible
 from rolemesh.core.sse import DONE, BrokenStream, WholeEvents, comment, error_event
 from rolemesh.core.usage import Ending, TailTap
@@ -23,7 +24,7 @@ from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
 from rolemesh.gateway.entries import Entry
 from rolemesh.gateway.records import Record, Records
 from rolemesh.gateway.registry import Registry
-from rolemesh.gateway.relay import Body, Broken, Client, Patience, SlowClient, Through
+from rolemesh.gateway.relay import Body, Broken, Client, SlowClient, Through
 from rolemesh.gateway.warmth import STREAM_HEADERS
 
 _ENDS_WITH_DONE = (Api.CHAT, Api.COMPLETIONS)
@@ -49,8 +50,9 @@ class Delivery:
         try:
             if isinstance(answer.body, Body):
                 await self._stream(answer, call, request)
-            elif request.startedWriting:
-                self.refuse_in_stream(_as_refusal(answer), call.ask.api, record, request)
+            elif request.startedWriting and answer.passed is not None:
+                refusal = _as_refusal(answer.passed)
+                self.refuse_in_stream(refusal, call.ask.api, record, request)
             else:
                 self._whole(answer, answer.body, call, request)
         finally:
@@ -79,10 +81,11 @@ class Delivery:
             await self._pour(answer, call, request, tap)
             self._close_stream(tap.ending(), call, request)
         except Broken as broken:
-            if tap.ending().finished:  # all of the answer is there, only its last event is missing
-                self._close_stream(tap.ending(), call, request)
+            ending = tap.ending()
+            if ending.finished:  # all of the answer is there, only its last event is missing
+                self._close_stream(ending, call, request)
             else:
-                self._break_off(broken, call, request)
+                self._break_off(broken, ending.events, call, request)
         except SlowClient:
             call.record.end = "the client did not read"
             request.channel.transport.abortConnection()
@@ -167,7 +170,7 @@ class Delivery:
         assert isinstance(answer.body, Body)
         client = Client(request, tap.feed, through)
         try:
-            await answer.body.pour(client, Patience(answer.role.timeouts.idle, answer.deadline))
+            await answer.body.pour(client, answer.patience)
         except BrokenStream as broken:
             why = f"sent a stream that cannot be read: {broken}"
             raise Broken(why, "upstream_error") from None
@@ -187,7 +190,7 @@ class Delivery:
             self._registry.sign(call.record.backend, Sign.SERVED)
         call.record.end = "complete" if ending.complete else "complete; [DONE] added"
 
-    def _break_off(self, why: Broken, call: Call, request: EdgeRequest) -> None:
+    def _break_off(self, why: Broken, events: int, call: Call, request: EdgeRequest) -> None:
         """Tell the client in the stream what happened, and end it so that it looks unfinished."""
         record = call.record
         lost = [record.backend] if record.backend is not None else []
@@ -196,10 +199,10 @@ class Delivery:
         standing = self._registry.standing(call.wants[0].need.role, lost)
         refusal = Refusal(
             why.code,
-            f"{record.backend} {why}; not retried because part was delivered. Send again: "
-            f"'{record.role}' is ready {standing.ready}/{standing.total}.",
+            f"{record.backend} {why}, after {events} events; not retried because part was "
+            f"delivered. Send again: '{record.role}' is ready {standing.ready}/{standing.total}.",
         )
-        record.end = f"cut: {why}"
+        record.end = f"cut: {why}, after {events} events"
         self.refuse_in_stream(refusal, call.ask.api, record, request)
 
     def refuse_in_stream(
@@ -251,11 +254,8 @@ class Delivery:
             )
 
 
-def _as_refusal(answer: Answer) -> Refusal:
-    """A whole answer where a stream was promised: the backend's error, or what cannot be."""
-    if answer.passed is None:
-        return Refusal("upstream_error", f"{answer.grant.backend.id} did not answer as a stream.")
-    passed = answer.passed
+def _as_refusal(passed: Passed) -> Refusal:
+    """A backend's own error where a stream has begun."""
     code = passed.code if passed.code in KINDS else "bad_request"
     return Refusal(code, passed.message, details=passed.details)
 

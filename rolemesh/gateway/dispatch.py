@@ -6,7 +6,7 @@ from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
 
 from rolemesh.core.affinity import Memory
-from rolemesh.core.attempts import RULES, Outcome, Try, may_go_on, refusal
+from rolemesh.core.attempts import MOST, RULES, Outcome, Try, may_go_on, refusal
 from rolemesh.core.chains import Chain
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import BackendId
@@ -78,20 +78,20 @@ class Dispatch:
         self._note(call, grant, Outcome.SERVED, began)
         self._budget.answered(grant.backend.id)
         self._poison.served(call.identity)
-        roomier = self._roomier(want, answer.passed)
-        if roomier is None:
+        other = self._other(call, want, answer)
+        if other is None:
             answer.passed = self._of_the_role(want, answer.passed)
             return answer
         grant.release()
-        return evolve(call, wants=(roomier,))
+        return evolve(call, wants=(other,))
 
     def _may_retry(self, grant: Grant) -> bool:
         return self._budget.spend(grant.backend.id, self._clock.seconds())
 
-    def bytes_at(self, id: BackendId) -> float:
-        """When a backend last sent a byte of an answer that is open."""
+    def events_at(self, id: BackendId) -> list[float]:
+        """When the last event came of each answer of a backend that is open."""
         bodies = (each.body for each in self.open_answers if each.grant.backend.id == id)
-        return max((body.moved for body in bodies if isinstance(body, Body)), default=0.0)
+        return [body.moved for body in bodies if isinstance(body, Body)]
 
     def close(self, answer: Answer) -> None:
         """Give the slot of an answer back."""
@@ -162,13 +162,20 @@ class Dispatch:
         if sign is not None and outcome is not Outcome.SERVED:  # that is known at its end only
             self._registry.sign(grant.backend.id, sign)
 
-    def _roomier(self, want: Want, passed: Passed | None) -> Want | None:
-        """The wish for a backend with more context, if the prompt was too long and one has it."""
-        if passed is None or passed.code != "context_length_exceeded":
+    def _other(self, call: Call, want: Want, answer: Answer) -> Want | None:
+        """The wish for a backend that can perhaps do what this one could not, if there is one."""
+        passed, need = answer.passed, want.need
+        if passed is None:
             return None
-        needed = passed.details.get("n_prompt_tokens", 0) + 1
-        roomier = evolve(want, need=evolve(want.need, context=max(needed, want.need.context + 1)))
-        return None if isinstance(self._admission.decide(roomier), No) else roomier
+        if passed.code == "context_length_exceeded":
+            needed = passed.details.get("n_prompt_tokens", 0) + 1
+            need = evolve(need, context=max(needed, need.context + 1))
+        elif passed.elsewhere and len(call.record.tries) < MOST:
+            need = evolve(need, tried=need.tried | {answer.grant.backend.id})
+        else:
+            return None
+        other = evolve(want, need=need)
+        return None if isinstance(self._admission.decide(other), No) else other
 
     def _of_the_role(self, want: Want, passed: Passed | None) -> Passed | None:
         need = want.need

@@ -1,6 +1,6 @@
 """The ways into a gateway: for each listener its TLS, and what its connections may ask for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
@@ -9,7 +9,9 @@ from zope.interface import implementer
 
 from rolemesh.config.exposure import is_loopback
 from rolemesh.config.listeners import Listener
-from rolemesh.gateway.edge import EdgeChannel, EdgeSite
+from rolemesh.gateway.edge import EdgeChannel
+from rolemesh.gateway.edge_site import EdgeSite
+from rolemesh.tls.ending import Endings
 from rolemesh.tls.server import ServerSide, behind_tls
 
 
@@ -37,17 +39,17 @@ class Door:
 
 
 class Doors:
-    """All listeners of a gateway. `now` is the time of day."""
+    """All listeners of a gateway; when their certificates end is noted in `endings`."""
 
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, listeners: Sequence[Listener], now: Callable[[], float]
+        self, clock: IReactorTime, listeners: Sequence[Listener], endings: Endings
     ) -> None:
         self._clock = clock
         self._listeners = listeners
         self._sides = {
-            each: ServerSide(clock, each.tls, now) for each in listeners if each.tls is not None
+            each: ServerSide(clock, each.tls, endings) for each in listeners if each.tls is not None
         }
 
     def load(self) -> None:

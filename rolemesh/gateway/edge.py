@@ -1,23 +1,19 @@
-"""The hardened edge: connections with deadlines, limits and one strict reading of HTTP/1."""
+"""The hardened edge: a connection with deadlines, limits and one strict reading of HTTP/1."""
 
 import re
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IHalfCloseableDescriptor, IReactorTime
+from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web import http, server
-from twisted.web.resource import IResource
+from twisted.web import http
 
 from rolemesh.config.listeners import Listener
 from rolemesh.core.errors import Refusal
 from rolemesh.gateway.deadline import Deadline
 from rolemesh.gateway.edge_request import EdgeRequest, whole_refusal
+from rolemesh.gateway.edge_site import EdgeSite, host_of
 from rolemesh.gateway.framing import (
     ChunkedBody,
     Head,
@@ -32,36 +28,12 @@ LINGER = 5.0  # seconds that a client has to read a refusal, or the end of a bro
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-@frozen
-class Limits:
-    """What one client may take of the gateway; `address_connections` counts per peer address."""
-
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    idle_seconds: float = 75.0
-    head_bytes: int = 16 * 1024
-    fields: int = 100
-    body_bytes: int = 8 * 1024 * 1024
-    ahead_bytes: int = 16 * 1024
-    requests_per_connection: int = 100
-    connections: int = 4096
-    address_connections: int = 256
-
-
-def _quiet(refusal: Refusal, request_id: str, address: str) -> None:
-    pass
-
-
-def _anybody(request: EdgeRequest) -> None:
-    pass
-
-
 class EdgeChannel(http.HTTPChannel):
     """One connection: a request at a time, within its limits, answered or refused."""
 
     delimiter = b"\r\n\r\n"  # so that to LineReceiver a whole head is one line
     requestFactory = EdgeRequest
-    site: "EdgeSite"
+    site: EdgeSite
     transport: Any  # TCP, Unix, TLS or in memory, which share no written interface
     listener = Listener("")  # by which it came; this one serves everything
     _closing = False
@@ -209,7 +181,7 @@ class EdgeChannel(http.HTTPChannel):
         request_id = request_id or self.site.new_id()
         self.transport.write(whole_refusal(refusal, path, request_id))
         self._close(LINGER)
-        self.site.on_refusal(refusal, request_id, _host(self.getPeer()))
+        self.site.on_refusal(refusal, request_id, host_of(self.getPeer()))
 
     def loseConnection(self) -> None:
         """Close once all is written; a whole answer has longer to be read than a broken one."""
@@ -229,100 +201,3 @@ class EdgeChannel(http.HTTPChannel):
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
-
-
-def _host(address: IAddress | None) -> str:
-    return getattr(address, "host", "")
-
-
-class EdgeSite(server.Site):
-    """Where connections begin: counts them, and gives each what it needs."""
-
-    protocol = EdgeChannel  # type: ignore[assignment]  # bare, so that no HTTP/2 is negotiated
-    requestFactory = EdgeRequest
-
-    def __init__(
-        self,
-        resource: IResource,
-        reactor: IReactorTime,
-        limits: Limits,
-        new_id: Callable[[], str],
-        on_refusal: Callable[[Refusal, str, str], None],
-        screen: Callable[[EdgeRequest], None],
-    ) -> None:
-        super().__init__(resource, reactor=reactor, timeout=None, parsePOSTFormSubmission=False)
-        self.limits = limits
-        self.new_id = new_id
-        self.on_refusal = on_refusal
-        self.screen = screen
-        self.channels: set[EdgeChannel] = set()
-        self._open: Counter[str] = Counter()
-        self._all_closed: Deferred[None] | None = None
-
-    def startFactory(self) -> None:
-        """Open no access log: each request has its line from those who answer it."""
-
-    def acceptableProtocols(self) -> list[bytes]:
-        return [b"http/1.1"]
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """A channel for `addr`, or None, which closes at once, when too many are open."""
-        host = _host(addr)
-        full = self._open.total() >= self.limits.connections
-        if full or (host and self._open[host] >= self.limits.address_connections):
-            whose = "in all" if full else "from this address"
-            refusal = Refusal("rate_limit_exceeded", f"too many connections {whose}")
-            self.on_refusal(refusal, "", host)
-            return None
-        self._open[host] += 1
-        return super().buildProtocol(addr)
-
-    def close_when_written(self) -> Deferred[None]:
-        """Close every connection once what was written to it is read.
-
-        Fires when the last one is closed. No request may be under way.
-        """
-        for channel in tuple(self.channels):
-            channel.loseConnection()
-        if not self.channels:
-            return succeed(None)
-        if self._all_closed is None:
-            self._all_closed = Deferred()
-        return self._all_closed
-
-    def abort(self) -> None:
-        """End every connection now, whatever of it is not read yet."""
-        for channel in tuple(self.channels):
-            channel.transport.abortConnection()
-
-    def forget_channel(self, channel: EdgeChannel) -> None:
-        """A connection is no more."""
-        self.channels.discard(channel)
-        self.forget(channel.getPeer())
-        if self._all_closed is not None and not self.channels:
-            self._all_closed.callback(None)
-            self._all_closed = None
-
-    def forget(self, addr: IAddress) -> None:
-        """One connection from `addr` is no more."""
-        host = _host(addr)
-        self._open[host] -= 1
-        if not self._open[host]:
-            del self._open[host]
-
-
-def build_site(
-    resource: IResource,
-    reactor: IReactorTime,
-    new_id: Callable[[], str],
-    limits: Limits = Limits(),
-    on_refusal: Callable[[Refusal, str, str], None] = _quiet,
-    screen: Callable[[EdgeRequest], None] = _anybody,
-) -> EdgeSite:
-    """The site that serves `resource` behind the hardened edge.
-
-    `new_id` names requests that bring no sane `x-request-id`. `on_refusal` hears each refusal that
-    `resource` never saw, with the request's id and the peer's address, for logs and counters.
-    `screen` sees each head before its body is read, and may raise a Refusal.
-    """
-    return EdgeSite(resource, reactor, limits, new_id, on_refusal, screen)

@@ -3,6 +3,7 @@
 from io import BytesIO
 from typing import Any
 
+import msgspec
 from twisted.python.failure import Failure
 from twisted.web import http, server
 
@@ -47,6 +48,11 @@ class EdgeRequest(server.Request):
         if len(body) > most:
             raise Refusal("request_too_large", f"{what} at most {most} bytes.")
         return body
+
+    def as_json(self, value: Any) -> bytes:
+        """`value` as the body of the answer, whose head says so."""
+        self.setHeader(b"content-type", b"application/json")
+        return msgspec.json.encode(value)
 
     def render(self, resrc: Any) -> None:
         """Render `resrc`, without the banner that Twisted has just set."""

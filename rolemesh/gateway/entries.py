@@ -1,14 +1,12 @@
-"""What the gateway knows of one backend, and of one node."""
-
-from collections.abc import Mapping
+"""What the gateway knows of one backend."""
 
 from attrs import define, evolve, field, frozen
 
 from rolemesh.core.health import Condition, Health
-from rolemesh.core.model import Backend, BackendId, BackendState, Target
+from rolemesh.core.model import Backend, BackendState, Target
 from rolemesh.core.pace import Pace
-from rolemesh.core.report import BackendReport, GpuReport, HostReport
-from rolemesh.core.sharing import Peak, Share, share
+from rolemesh.core.report import BackendReport
+from rolemesh.core.sharing import Peak, Share, same_slots, share
 
 READ_RATE = 1000.0  # prompt tokens a second, until a role's backends have shown theirs
 WRITE_RATE = 30.0
@@ -41,13 +39,16 @@ class Entry:
     """What the gateway knows of one backend now. Only the registry writes it.
 
     `backend` is what was `told` of it, filled up with what it says of itself; `server` is the entry
-    of `use` that names it, None where a node does.
+    of `use` that names it, None where a node does; `namesakes` are those that the configuration
+    names at the same place. `busy_since` is when the first of the requests
+    under way was taken, or the latest one answered.
     """
 
     backend: Backend
     told: Backend = field(init=False)
     props: Props | None = None
     server: Target | None = None
+    namesakes: tuple["Entry", ...] = field(default=(), repr=False)
     leased: bool = True
     node_state: BackendState = BackendState.READY
     report: BackendReport | None = None
@@ -57,7 +58,7 @@ class Entry:
     in_flight: int = 0
     lately: Peak = field(factory=Peak)
     share: Share = field(factory=Share)
-    taken: float = 0.0
+    busy_since: float = 0.0
     ahead: float = 0.0
     reading: Pace = field(factory=Pace)
     writing: Pace = field(factory=Pace)
@@ -93,7 +94,14 @@ class Entry:
     def work(self) -> float:
         """Seconds of work in front of a new request, that of other gateways included."""
         usual = self.ahead / self.in_flight if self.in_flight else USUAL_WORK
-        return self.ahead + self.share.elsewhere * usual
+        return self.ahead + self.elsewhere * usual
+
+    @property
+    def elsewhere(self) -> int:
+        """Requests that hold its slots beside those of this entry: of other gateways, and of ours
+        to the same server by another name."""
+        shared = (each for each in self.namesakes if same_slots(self.backend, each.backend))
+        return self.share.elsewhere + sum(each.in_flight for each in shared)
 
     @property
     def alias(self) -> str | None:
@@ -141,29 +149,6 @@ def _words_of(report: BackendReport, state: BackendState, age: float) -> str:
     soon = f", next try in {max(0.0, again - age):.0f} s" if again is not None else ""
     said = f': "{report.last_exit.said}"' if report.last_exit.said else ""
     return f"{words} after an exit ({report.last_exit.reason}{said}){soon}"
-
-
-@define(eq=False)
-class Node:
-    """One machine that registered, by the token of that id if there are tokens. `until` ends its
-    lease, None where checks are the lease.
-
-    `heard` is False while all we know of it is from an earlier life of the gateway.
-    """
-
-    name: str
-    plain: bool
-    token: str | None = None
-    instance: str = ""
-    generation: int = 0
-    until: float | None = None
-    seen: float = 0.0
-    labels: Mapping[str, str] = field(factory=dict)
-    gpus: tuple[GpuReport, ...] = ()
-    host: HostReport | None = None
-    version: str = ""
-    backends: tuple[BackendId, ...] = ()
-    heard: bool = True
 
 
 def _filled(told: Backend, props: Props | None) -> Backend:

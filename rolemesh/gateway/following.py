@@ -27,6 +27,7 @@ class Following:
         self._stream: EventStream | None = None
         self._first: Deferred[Result] = Deferred()
         self._dropped = 0
+        self._at = ""
 
     def hear(self, result: Result) -> None:
         """Take in a part."""
@@ -49,8 +50,7 @@ class Following:
         if not first.done:
             raise Refusal("bad_request", first.message)
         if not first.more:
-            self._request.setHeader("content-type", "application/json")
-            return msgspec.json.encode({"lines": first.lines})
+            return self._request.as_json({"lines": first.lines})
         self._stream = stream = EventStream(self._clock, self._request, self._admit)
         opened = Deferred.fromCoroutine(stream.run())
         self._pass_on(stream, first)
@@ -62,9 +62,10 @@ class Following:
             stream.send(msgspec.json.encode({"error": {"message": result.message}}))
         elif stream.full:
             self._dropped += len(result.lines)
-        elif result.lines:
+        elif result.lines or result.at != self._at:
             self._tell_dropped(stream)
-            stream.send(msgspec.json.encode({"lines": result.lines}))
+            self._at = result.at
+            stream.send(msgspec.json.encode({"lines": result.lines, "at": result.at}))
         if not result.more:
             stream.end()
 

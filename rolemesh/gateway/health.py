@@ -1,4 +1,4 @@
-"""Active checks of every backend, and the clock that ends leases and ejections."""
+"""Active checks of every backend, and the clock that ends ejections."""
 
 from collections import deque
 from collections.abc import Callable
@@ -67,6 +67,7 @@ class Checks(Service):
         self._loop.clock = clock
         registry.on_backend.append(self._added)
         registry.on_gone.append(self._left)
+        registry.on_condition.append(self._tell)
 
     def startService(self) -> None:
         super().startService()
@@ -117,22 +118,17 @@ class Checks(Service):
             sign = Sign.CHECK_FAILED
         self._running.pop(id, None)
         if entry.runs:
-            self._tell(id, sign)
+            self._registry.sign(id, sign)
         if self.running and self._registry.get(id) is entry:
             self._next[id] = self._clock.callLater(self._pause(entry), self._check, id)
 
-    def _tell(self, id: BackendId, sign: Sign) -> None:
-        entry = self._registry.get(id)
-        if entry is None:
-            return
-        before = entry.health.condition
-        self._registry.sign(id, sign)
-        left = self._lines_left(id) if entry.health.condition is not before else 0
-        if left:
+    def _tell(self, id: BackendId) -> None:
+        entry, left = self._registry.get(id), self._lines_left(id)
+        if entry is not None and left:
             self.log.info(
                 "{backend} is {condition}{more}",
                 backend=str(id),
-                condition=entry.health.condition.value,
+                condition=str(entry.health),
                 more="" if left > 1 else ", and changes so often that it is not told for a while",
                 **{"rolemesh.node": id.node, "rolemesh.backend": id.backend},
             )

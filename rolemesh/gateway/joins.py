@@ -11,10 +11,9 @@ from rolemesh.config.keybook import BookClosed, KeyBook, Records
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.errors import Refusal
 from rolemesh.core.invites import JoinAnswer, Joined, JoinRequest, exchange
-from rolemesh.core.report import encode
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
-from rolemesh.gateway.keys import Failures, address_of
+from rolemesh.gateway.failures import Failures, address_of
 
 JOIN = "/v1/nodes/join"
 LONGEST_JOIN = 4 * 1024  # bytes of a body
@@ -61,8 +60,7 @@ class JoinApi:
             note=token.note,
             **{"rolemesh.node": token.node, "http.request.id": request.request_id},
         )
-        request.setHeader("content-type", "application/json")
-        return encode(JoinAnswer(token.node or "", token.roles))
+        return request.as_json(JoinAnswer(token.node or "", token.roles))
 
     async def _exchanged(self, asked: JoinRequest) -> Joined | None:
         if self._book is None:

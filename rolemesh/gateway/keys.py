@@ -1,28 +1,18 @@
-"""Who may ask: the key of a request against the keys of a file, which may change under us."""
+"""Who may ask: the key of a request against the keys that are known."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
-from rolemesh.config.keyfile import read_key_file
-from rolemesh.config.private import mark
-from rolemesh.config.problems import ConfigError
-from rolemesh.core.addresses import Address, read_address
 from rolemesh.core.errors import Refusal
-from rolemesh.core.keys import KeyKind, KeyRecord, KeyRing, Scope, read_id
+from rolemesh.core.keys import KeyKind, KeyRecord, Scope, read_id
 from rolemesh.gateway.certified import check_certificate
-
-LOOK_EVERY = 0.5  # seconds between two looks at a key file
-FAILURES_PER_SECOND = 10  # of one address; more are told to wait
-ADDRESSES = 4096  # whose failures are remembered
+from rolemesh.gateway.failures import Failures, address_of
+from rolemesh.gateway.key_store import KeySource, KeyStore
 
 _WANTED = {
     KeyKind.CLIENT: "send 'Authorization: Bearer rmk_…' with a key from `rolemesh keys add`",
@@ -46,8 +36,8 @@ class Gatekeeper:
     def __init__(
         self,
         clock: IReactorTime,
-        keys: "Path | KeySource | None" = None,
-        tokens: "Path | KeySource | None" = None,
+        keys: Path | KeySource | None = None,
+        tokens: Path | KeySource | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._keys, self._tokens = (
@@ -88,17 +78,17 @@ class Gatekeeper:
         return None if self._keys is None else self._known(request, self._keys, *kinds)
 
     def seen_by(self, request: IRequest) -> Callable[[str], bool] | None:
-        """Which roles one may hear of who need not have a key: all without keys or with an admin
-        key, a client its own; None with no key where there are some.
+        """Which roles one may hear of who need not have a key: `everything` without keys or with an
+        admin key, a client its own; None with no key where there are some.
 
         :raises Refusal: as `client` when there is a key, but for the scope.
         """
         if self._keys is None:
-            return _everything
+            return everything
         if presented(request.requestHeaders) is None:
             return None
         record = self._known(request, self._keys, KeyKind.CLIENT, KeyKind.ADMIN)
-        return _everything if record.kind is KeyKind.ADMIN else record.allows
+        return everything if record.kind is KeyKind.ADMIN else record.allows
 
     def readable(self) -> bool:
         """Whether the keys of clients, where there are any, can be told from others now."""
@@ -169,7 +159,7 @@ class Gatekeeper:
         except Refusal:
             return True
 
-    def _known(self, request: IRequest, store: "KeySource", *kinds: KeyKind) -> KeyRecord:
+    def _known(self, request: IRequest, store: KeySource, *kinds: KeyKind) -> KeyRecord:
         record = store.ring().check(presented(request.requestHeaders), self._now())
         if record and record.kind in kinds and record.welcomes(address_of(request)):
             return record
@@ -184,108 +174,13 @@ class Gatekeeper:
         return Refusal("invalid_api_key", f"no valid key: {_WANTED[kind]}")
 
 
-def _everything(_: str) -> bool:
+def everything(_: str) -> bool:
+    """What an operator may see."""
     return True
 
 
 def _speaks_for(record: KeyRecord, node: str) -> bool:
     return Scope.REGISTER in record.scopes and record.node == node
-
-
-class KeySource(Protocol):
-    """Where keys are read from."""
-
-    def load(self) -> None:
-        """Be ready, before anything listens.
-
-        :raises ConfigError: when that is impossible; its text is for the operator.
-        """
-
-    def ring(self) -> KeyRing:
-        """The keys as they are now.
-
-        :raises Refusal: `state_unavailable` while they cannot be told.
-        """
-
-
-class KeyStore:
-    """The keys of one file as they are now: a changed file counts within a second.
-
-    A file that cannot be read, has become open to others or is broken opens nothing: until it is
-    mended every request that needs its keys is refused. The keys of before are not used on, for a
-    key may have been revoked in what cannot be read.
-    """
-
-    log = Logger()
-
-    def __init__(self, clock: IReactorTime, path: Path) -> None:
-        self._clock = clock
-        self._path = path
-        self._ring: KeyRing | None = None
-        self._seen: object = None
-        self._looked = float("-inf")
-        self._problem = ""
-
-    def load(self) -> None:
-        """Read the file now.
-
-        :raises ConfigError: when it cannot be used.
-        """
-        self._seen = mark(self._path)
-        self._ring = None
-        self._ring = KeyRing(read_key_file(self._path))
-        self._problem = ""
-        self.log.info("{count} keys in {path}", count=len(self._ring), path=str(self._path))
-
-    def ring(self) -> KeyRing:
-        """The keys.
-
-        :raises Refusal: `state_unavailable` while they cannot be read.
-        """
-        # A clock may be set back, which must not put off the next look.
-        if abs(self._clock.seconds() - self._looked) >= LOOK_EVERY:
-            self._looked = self._clock.seconds()
-            self._look()
-        if self._ring is None:
-            message = "the gateway cannot read its keys; its own log says why"
-            raise Refusal("state_unavailable", message, retry_after=5)
-        return self._ring
-
-    def _look(self) -> None:
-        if self._ring is not None and mark(self._path) == self._seen:
-            return
-        try:
-            self.load()
-        except ConfigError as error:
-            self._tell(str(error))
-
-    def _tell(self, problem: str) -> None:
-        if problem != self._problem:
-            self.log.error("No key is accepted: {problem}", problem=problem)
-        self._problem = problem
-
-
-class Failures:
-    """How often each address failed of late, in bounded memory: the longest silent is forgotten."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._levels: OrderedDict[object, tuple[float, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._levels)
-
-    def too_many(self, address: Address | None) -> bool:
-        """Count a failure; True when the address had its share for this second already."""
-        now = self._clock.seconds()
-        key = _household(address)
-        level, since = self._levels.pop(key, (0.0, now))
-        level = max(0.0, level - max(0.0, now - since) * FAILURES_PER_SECOND)
-        over = level + 1 > FAILURES_PER_SECOND
-        self._levels[key] = (level if over else level + 1, now)
-        if len(self._levels) > ADDRESSES:
-            self._levels.popitem(last=False)
-        return over
 
 
 def presented(headers: Headers) -> str | None:
@@ -303,11 +198,6 @@ def presented(headers: Headers) -> str | None:
     return None
 
 
-def address_of(request: IRequest) -> Address | None:
-    """The address that a request came from; None over a unix socket."""
-    return read_address(getattr(request.getClientAddress(), "host", None))
-
-
 def _bare(name: bytes, value: bytes) -> str:
     """A key without its scheme; of schemes other than Bearer nothing, for they are not ours."""
     if name == b"authorization":
@@ -315,8 +205,3 @@ def _bare(name: bytes, value: bytes) -> str:
         if scheme.lower() != b"bearer":
             return ""
     return value.strip().decode("latin-1")
-
-
-def _household(address: Address | None) -> object:
-    """What one sender holds: an IPv4 address, or the 2^64 addresses of an IPv6 network."""
-    return int(address) >> 64 if isinstance(address, IPv6Address) else address

@@ -7,12 +7,12 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rolemesh.gateway.edge import EdgeSite
+from rolemesh.gateway.edge_site import EdgeSite
 from rolemesh.gateway.store.keeper import Keeper
 from rolemesh.gateway.upstream import Upstream
 from rolemesh.gateway.usage import Ledger
 from rolemesh.gateway.web import ClientApi
-from rolemesh.service import Listening
+from rolemesh.service.listening import Listening
 
 GRACE = 2.0  # seconds that balancers have to see that /ready says no
 LAST_WORDS = 1.0  # seconds for error events to be flushed

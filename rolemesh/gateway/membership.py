@@ -58,7 +58,7 @@ def _lack(entry: Entry, role: Role, now: float, lost: Collection[BackendId]) -> 
     lack = lacks(backend.context, backend.tools, labels, role.require)
     if lack:
         return f"is not in '{role.name}': {lack}"
-    return "" if entry.ready else f"is {entry.note(now) or entry.health.condition.value}"
+    return "" if entry.ready else f"is {entry.note(now) or entry.health}"
 
 
 def candidates(
@@ -98,7 +98,7 @@ def _candidate(
         slots=backend.slots,
         in_flight=entry.in_flight,
         busy=now < entry.busy_until,
-        elsewhere=entry.share.elsewhere,
+        elsewhere=entry.elsewhere,
         context=backend.context,
         model=backend.model,
         tools=backend.tools,

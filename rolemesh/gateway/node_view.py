@@ -6,24 +6,25 @@ from typing import Any
 from rolemesh.core.keys import KeyRecord
 from rolemesh.core.model import Backend, BackendId
 from rolemesh.core.roles import RoleBook
-from rolemesh.gateway.entries import Entry, Node
+from rolemesh.gateway.entries import Entry
+from rolemesh.gateway.fleet import Fleet, Node
 from rolemesh.gateway.registry import Registry
 
 
 def nodes_json(
-    registry: Registry, roles: RoleBook, key: KeyRecord | None, alone: bool
+    fleet: Fleet, registry: Registry, roles: RoleBook, key: KeyRecord | None, alone: bool
 ) -> list[dict[str, Any]]:
     """All nodes; to a key for some roles, only what serves these, and no other role's name.
 
     `alone` is whether no other gateway sends requests to them.
     """
     if key is None or key.roles == "*":
-        return [node_json(registry, node, alone) for node in registry.nodes()]
+        return [node_json(registry, node, alone) for node in fleet]
     book = roles.with_announced(registry.announced()).only(key.allows)
     seen = {
         entry.backend.id for role in book.listed.values() for _, entry in registry.members(role)
     }
-    nodes = [node for node in registry.nodes() if seen.intersection(node.backends)]
+    nodes = [node for node in fleet if seen.intersection(node.backends)]
     return [_narrowed(node_json(registry, node, alone, seen), key) for node in nodes]
 
 

@@ -4,7 +4,7 @@ A long prompt on a slow machine is silent for minutes and well; a wedged GPU is 
 its server still says that it is healthy. llama-server's `/slots` shows the difference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,7 +25,7 @@ from rolemesh.gateway.relay import never, receive
 from rolemesh.gateway.upstream import TryFailed, Upstream
 
 LOOK_EVERY = 5.0
-SILENCE = 15.0  # seconds without a byte before a backend is asked for its slots
+SILENCE = 15.0  # seconds without an event before a backend is asked for its slots
 ANSWER_WITHIN = 60.0  # a batch that is being computed lets nobody in between
 STUCK_AFTER = 120.0
 LONGEST_SLOTS = 1 << 20
@@ -67,7 +67,7 @@ class _Watch:
 class Progress(Service):
     """Watches the backends that have requests under way.
 
-    `bytes_at` tells when a backend last sent a byte of an answer that is being relayed.
+    `events_at` tells of each answer of a backend that is being relayed when its last event came.
     """
 
     log = Logger()
@@ -77,12 +77,12 @@ class Progress(Service):
         clock: IReactorTime,
         registry: Registry,
         upstream: Upstream,
-        bytes_at: Callable[[BackendId], float],
+        events_at: Callable[[BackendId], Sequence[float]],
     ) -> None:
         self._clock = clock
         self._registry = registry
         self._upstream = upstream
-        self._bytes_at = bytes_at
+        self._events_at = events_at
         self._marks: dict[BackendId, tuple[object, ...]] = {}
         self._moved: dict[BackendId, float] = {}
         self._told: dict[BackendId, float] = {}
@@ -123,6 +123,10 @@ class Progress(Service):
 
         return waiting.addBoth(over)
 
+    def seen(self, id: BackendId) -> float:
+        """When a backend was last seen to get on by other means than an event of an answer."""
+        return max(self._told.get(id, 0.0), self._moved.get(id, 0.0))
+
     def note(self, id: BackendId) -> None:
         """A backend has told by itself that it gets on with a request."""
         self._told[id] = self._clock.seconds()
@@ -145,11 +149,11 @@ class Progress(Service):
 
     def _judge(self, entry: Entry, now: float) -> None:
         id = entry.backend.id
-        moved = max(self._told.get(id, 0.0), self._moved.get(id, 0.0))
-        silent = now - max(entry.taken, self._bytes_at(id), moved)
-        if silent >= SILENCE and id not in self._asking:
+        moved, events = self.seen(id), self._events_at(id)
+        longest_silent = now - max(moved, min(events, default=entry.busy_since))
+        if longest_silent >= SILENCE and id not in self._asking:
             self._asking[id] = Deferred.fromCoroutine(self._ask(entry.backend))
-        if silent >= STUCK_AFTER:
+        if now - max(moved, entry.busy_since, *events) >= STUCK_AFTER:
             self._stuck(id)
 
     def _stuck(self, id: BackendId) -> None:

@@ -12,33 +12,49 @@ from rolemesh.core.keys import KeyRecord
 from rolemesh.core.limits import Pace
 from rolemesh.core.report import BackendReport, Registration, read_registration
 from rolemesh.gateway.edge_request import EdgeRequest
-from rolemesh.gateway.registry import PLAIN_BACKEND, STATIC_NODE
+from rolemesh.gateway.statics import STATIC_NODE
 
 LONGEST_REPORT = 64 * 1024  # bytes
 PER_MINUTE = 30  # registrations by one token
+HEARTBEATS, SPAN = 50, 5.0  # by one token, in seconds: ten a second, and a burst of so many
+PLAIN_BACKEND = "server"  # the id of the one that a person registers
 _PLAIN_FIELDS = ("node", "base_url", "roles", "labels")
 
 
 @define(eq=False)
 class RegistrationPace:
-    """Counts the registrations of each token; a gateway without tokens is on loopback alone."""
+    """Counts what each token sends; a gateway without tokens is on loopback alone."""
 
     _clock: IReactorTime
-    _paces: dict[str, Pace] = field(factory=dict)
+    _registrations: dict[str, Pace] = field(factory=dict)
+    _heartbeats: dict[str, Pace] = field(factory=dict)
 
     def enter(self, token: KeyRecord | None) -> None:
-        """Let one more begin.
+        """Let one more registration begin.
 
         :raises Refusal: rate_limit_exceeded.
         """
-        if token is None:
-            return
-        pace, now = self._paces.setdefault(token.id, Pace()), self._clock.seconds()
-        if not pace.left(PER_MINUTE, now):
-            message = f"A token registers at most {PER_MINUTE} times a minute; heartbeats are free."
-            soon = pace.promise(PER_MINUTE, now)
-            raise Refusal("rate_limit_exceeded", message, retry_after=soon)
-        pace.take(PER_MINUTE, now)
+        if token is not None:
+            pace = self._registrations.setdefault(token.id, Pace())
+            message = f"A token registers at most {PER_MINUTE} times a minute; heartbeats go on."
+            self._take(pace, PER_MINUTE, message)
+
+    def beat(self, token: KeyRecord | None) -> None:
+        """Let one more heartbeat begin.
+
+        :raises Refusal: rate_limit_exceeded.
+        """
+        if token is not None:
+            pace = self._heartbeats.setdefault(token.id, Pace(SPAN))
+            rate = HEARTBEATS / SPAN
+            message = f"A token sends at most {rate:.0f} heartbeats a second; one in 5 s is enough."
+            self._take(pace, HEARTBEATS, message)
+
+    def _take(self, pace: Pace, most: int, message: str) -> None:
+        now = self._clock.seconds()
+        if not pace.left(most, now):
+            raise Refusal("rate_limit_exceeded", message, retry_after=pace.promise(most, now))
+        pace.take(most, now)
 
 
 def read_request(request: EdgeRequest) -> Registration:

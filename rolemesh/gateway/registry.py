@@ -5,37 +5,31 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
-from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition, Health, Sign, step
 from rolemesh.core.model import Backend, BackendId, BackendState, Role, Target
-from rolemesh.core.report import BackendReport, Registration
+from rolemesh.core.report import BackendReport
 from rolemesh.core.routing import Candidate
+from rolemesh.core.sharing import at_one_place
 from rolemesh.core.usage import Timings
-from rolemesh.gateway.entries import Entry, Node, Props
+from rolemesh.gateway.entries import Entry, Props
 from rolemesh.gateway.membership import Standing, candidates, place, standing
 
-LEASE = 15.0
-HEARTBEAT = 5.0
-FORGET = 600.0
 BUSY_PAUSE = 0.5  # seconds
-PLAIN_BACKEND = "server"
-STATIC_NODE = "static"
 
 
 class Registry:
-    """Backends by id and nodes by name.
+    """Backends by id.
 
     `on_change` callbacks run after anything that can let a waiting request go on; `on_backend`
     callbacks run with each new entry and with one whose node has a server again, `on_gone` with the
-    id of each one that left, and `on_down` with that of each one whose server is gone or another,
-    or whose checks no longer pass.
+    id of each one that left, `on_down` with that of each one whose server is gone or another, or
+    whose checks no longer pass, and `on_condition` with that of each one whose condition is new.
     """
 
     def __init__(self, clock: IReactorTime, announce: bool = True) -> None:
         self._clock = clock
         self._announce = announce
         self._entries: dict[BackendId, Entry] = {}
-        self._nodes: dict[str, Node] = {}
         self._members: dict[str, list[tuple[int, Entry]]] = {}
         self._left_behind: Counter[BackendId] = Counter()  # requests at backends that have gone
         self._turn = 0
@@ -43,6 +37,7 @@ class Registry:
         self.on_backend: list[Callable[[Entry], None]] = []
         self.on_gone: list[Callable[[BackendId], None]] = []
         self.on_down: list[Callable[[BackendId], None]] = []
+        self.on_condition: list[Callable[[BackendId], None]] = []
 
     # What is there
 
@@ -51,12 +46,6 @@ class Registry:
 
     def get(self, id: BackendId) -> Entry | None:
         return self._entries.get(id)
-
-    def nodes(self) -> tuple[Node, ...]:
-        return tuple(self._nodes.values())
-
-    def node(self, name: str) -> Node | None:
-        return self._nodes.get(name)
 
     def announced(self) -> frozenset[str]:
         """The roles that nodes speak of."""
@@ -87,7 +76,7 @@ class Registry:
 
     def state(self, entry: Entry) -> str:
         """How a backend is: its node's words for what is in its way, else what checks show."""
-        return entry.note(self._clock.seconds()) or entry.health.condition.value
+        return entry.note(self._clock.seconds()) or str(entry.health)
 
     def candidates(
         self, role: Role, cached: Callable[[BackendId], tuple[int, int]]
@@ -95,18 +84,6 @@ class Registry:
         """A role's backends as one decision sees them; `cached` tells what a backend holds of the
         request, and what of another conversation it would forget, both in tokens."""
         return candidates(role, self.members(role), self._clock.seconds(), cached)
-
-    def lives(self, name: str) -> bool:
-        """Whether a node speaks, or one of its backends answers."""
-        node = self._nodes.get(name)
-        if node is None:
-            return False
-        speaks = node.heard and node.until is not None and self._clock.seconds() < node.until
-        found = [self._entries.get(id) for id in node.backends]
-        return speaks or any(
-            entry is not None and entry.health.condition in (Condition.UP, Condition.EJECTED)
-            for entry in found
-        )
 
     # What is told
 
@@ -122,77 +99,27 @@ class Registry:
                 self._put(Entry(backend, server=server))
             else:
                 kept.tell(backend)
+        self._find_namesakes()
         self._regrouped()
 
-    def register(
-        self, registration: Registration, backends: Iterable[Backend], token: str | None = None
-    ) -> Node:
-        """Take in a node with all of its backends; those that it no longer names leave.
-
-        What is older than what the node has said already is dropped.
-
-        :raises Refusal: node_id_conflict when another agent of that name is alive.
-        """
-        node = self._nodes.get(registration.node)
-        if node is not None:
-            self._refuse_conflict(node, registration)
-            if _is_older(registration, node):
-                return node
-        self._nodes[registration.node] = node = self._node_of(registration, token)
-        reports = {report.id: report for report in registration.backends}
-        for backend in backends:
-            self._report(backend, reports.get(backend.id.backend))
-            node.backends = (*node.backends, backend.id)
-        self._drop_unnamed(node)
+    def report(self, node: str, told: Iterable[tuple[Backend, BackendReport | None]]) -> None:
+        """Take in all the backends of a node, with its words on them; those that it names no
+        longer leave."""
+        named = set()
+        for backend, report in told:
+            self._report(backend, report)
+            named.add(backend.id)
+        for id in tuple(self._entries):
+            if id.node == node and id not in named:
+                self._remove(id)
         self._regrouped()
-        return node
 
-    def restore(
-        self,
-        registration: Registration,
-        backends: Iterable[Backend],
-        shared: bool = False,
-        token: str | None = None,
-    ) -> None:
-        """Take in a node that has not spoken here, in an earlier life or at another gateway.
-
-        Its backends take nothing before a good check, and another agent of its name is not refused:
-        the box may have been restarted as well. It is believed for one lease; when `shared`, for as
-        long as its checks are good, as its agent may well tell another gateway.
-        """
-        known = self._nodes.get(registration.node)
-        if known is None or not known.heard:
-            node = self.register(registration, backends, token)
-            node.heard = False
-            node.until = None if shared else node.until
-
-    def _refuse_conflict(self, node: Node, registration: Registration) -> None:
-        alive = node.heard and node.until is not None and self._clock.seconds() < node.until
-        if node.instance == registration.instance or not alive:
-            return
-        if registration.generation <= node.generation:
-            raise Refusal(
-                "node_id_conflict",
-                f"A node named '{node.name}' is registered and alive, by another agent. "
-                "Give each machine its own `name`.",
-                param="node",
-            )
-
-    def _node_of(self, registration: Registration, token: str | None) -> Node:
-        now = self._clock.seconds()
-        return Node(
-            registration.node,
-            plain=registration.plain,
-            token=token,
-            instance=registration.instance,
-            generation=registration.generation,
-            until=None if registration.plain else now + LEASE,
-            seen=now,
-            labels=registration.labels,
-            gpus=registration.gpus,
-            host=registration.host,
-            version=registration.agent.version if registration.agent else "",
-        )
+    def silence(self, node: str) -> None:
+        """A node's lease is over: its backends take nothing new."""
+        for entry in self:
+            if entry.backend.id.node == node and entry.leased:
+                entry.leased = False
+                self._changed()
 
     def _report(self, backend: Backend, report: BackendReport | None) -> None:
         entry = self._entries.get(backend.id)
@@ -223,33 +150,6 @@ class Registry:
         else:
             self._tell(self.on_down, entry.backend.id)
 
-    def stale(self, registration: Registration) -> bool:
-        """Whether a heartbeat is older than what its node has said already.
-
-        :raises Refusal: unknown_node when it must register first, node_id_conflict.
-        """
-        node = self._nodes.get(registration.node)
-        if node is None or (node.instance != registration.instance and node.until is None):
-            raise Refusal(
-                "unknown_node",
-                f"The node '{registration.node}' is not registered here. Register it again.",
-                param="node",
-            )
-        self._refuse_conflict(node, registration)
-        return _is_older(registration, node)
-
-    def deregister(self, name: str) -> None:
-        """Forget a node and its backends; answers that are under way go on.
-
-        :raises Refusal: unknown_node.
-        """
-        node = self._nodes.pop(name, None)
-        if node is None:
-            raise Refusal("unknown_node", f"The node '{name}' is not registered here.")
-        for id in node.backends:
-            self._remove(id)
-        self._regrouped()
-
     def drain(self, node: str, backend: str | None, draining: bool) -> None:
         """Take in at once what a node's next report will say of one backend, or of all."""
         for entry in self:
@@ -269,34 +169,24 @@ class Registry:
         entry = self._entries.get(id)
         if entry is None:
             return
-        before = entry.health.condition
-        entry.health = step(entry.health, sign, self._clock.seconds())
+        before, now = entry.health.condition, self._clock.seconds()
+        entry.health = step(entry.health, sign, now)
+        if sign is Sign.SERVED:
+            entry.busy_since = now
         if entry.health.condition is not before:
             if entry.health.condition is Condition.DOWN:
                 self._tell(self.on_down, id)
+            self._tell(self.on_condition, id)
             self._changed()
 
     def tick(self) -> None:
-        """Let leases and ejections end, and forget what has been silent for long."""
+        """Let ejections and pauses end."""
         now = self._clock.seconds()
-        for node in self.nodes():
-            silent = node.until is not None and now >= node.until
-            if silent:
-                self._unlease(node)
-            if silent and node.until is not None and now >= node.until + FORGET:
-                self.deregister(node.name)
         for entry in self:
             if entry.health.condition is Condition.EJECTED and now >= entry.health.until:
                 self.sign(entry.backend.id, Sign.ELAPSED)
             if entry.busy_until and now >= entry.busy_until:
                 entry.busy_until = 0.0
-                self._changed()
-
-    def _unlease(self, node: Node) -> None:
-        for id in node.backends:
-            entry = self._entries.get(id)
-            if entry is not None and entry.leased:
-                entry.leased = False
                 self._changed()
 
     # What is under way
@@ -306,8 +196,10 @@ class Registry:
         entry = self._entries[id]
         self._turn += 1
         entry.turns[role] = self._turn
-        entry.taken = self._clock.seconds()
-        entry.count(+1, entry.taken)
+        now = self._clock.seconds()
+        if not entry.in_flight:
+            entry.busy_since = now
+        entry.count(+1, now)
         entry.ahead += seconds
 
     def give(self, id: BackendId, seconds: float) -> None:
@@ -336,20 +228,21 @@ class Registry:
     # Inside
 
     def _put(self, entry: Entry) -> None:
-        entry.count(self._left_behind.pop(entry.backend.id, 0), self._clock.seconds())
+        entry.busy_since = now = self._clock.seconds()
+        entry.count(self._left_behind.pop(entry.backend.id, 0), now)
         self._entries[entry.backend.id] = entry
         self._members.clear()
         self._announce_entry(entry)
 
+    def _find_namesakes(self) -> None:
+        named = [entry for entry in self if entry.server is not None]
+        for entry in named:
+            found = (each for each in named if at_one_place(each.backend, entry.backend))
+            entry.namesakes = tuple(each for each in found if each is not entry)
+
     def _announce_entry(self, entry: Entry) -> None:
         for tell in self.on_backend:
             tell(entry)
-
-    def _drop_unnamed(self, node: Node) -> None:
-        named = set(node.backends)
-        for id in tuple(self._entries):
-            if id.node == node.name and id not in named:
-                self._remove(id)
 
     def _remove(self, id: BackendId) -> None:
         entry = self._entries.pop(id, None)
@@ -371,7 +264,3 @@ class Registry:
     def _changed(self) -> None:
         for tell in self.on_change:
             tell()
-
-
-def _is_older(registration: Registration, node: Node) -> bool:
-    return node.instance == registration.instance and registration.generation < node.generation

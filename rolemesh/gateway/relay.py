@@ -110,16 +110,23 @@ class Collector:
         pass
 
 
+def _unknown() -> float:
+    return 0.0
+
+
 @frozen
 class Patience:
-    """How long a pour may take, in seconds: without a byte, and until an instant of the clock.
+    """How long a pour may take, in seconds: without an event, and until an instant of the clock.
 
-    `reader` is how long a client may read nothing of what waits for it.
+    A comment shows that the upstream's process lives, and holds a silence up as if it were an
+    event, but no longer than `idle`. `progress` tells when the upstream was last seen to get on by
+    other means than what it sends. `reader` is how long a client may read nothing of what waits.
     """
 
     idle: float
     until: float
     reader: float = 60.0
+    progress: Callable[[], float] = _unknown
 
 
 class Broken(Exception):
@@ -140,7 +147,7 @@ class Body(protocol.Protocol):
 
     `begun` fires with what is held once `enough(held)`, which may take something out, says so, or
     the body is at its end; it fails with TryFailed. Cancelling it, or the Deferred of `pour`,
-    closes the upstream at once. `moved` is when the last byte was poured.
+    closes the upstream at once. `moved` is when the last event was poured.
     """
 
     transport: Any  # Twisted's stand-in for a body's connection has no written interface
@@ -156,6 +163,7 @@ class Body(protocol.Protocol):
         self._patience = Patience(0, 0)
         self._timer: IDelayedCall | None = None
         self.moved = 0.0
+        self._lived = 0.0
         self._paused: float | None = None
         self.size = 0
         self.begun: Deferred[bytes] = Deferred(self._give_up)
@@ -198,7 +206,9 @@ class Body(protocol.Protocol):
             self._hold()
 
     def _give(self, sink: Sink, data: bytes) -> None:
-        if b"\n" in data:  # less than a line is no progress
+        if _is_comment(data):
+            self._lived = self._clock.seconds()
+        elif b"\n" in data:  # less than a line is no progress
             self.moved = self._clock.seconds()
         try:
             sink.write(data)
@@ -251,7 +261,9 @@ class Body(protocol.Protocol):
     def _look(self) -> None:
         """Judge silence once in a while: to reset a timer for each event would cost more."""
         now = self._clock.seconds()
-        since = self.moved if self._paused is None else self._paused
+        moved = max(self.moved, self._patience.progress())
+        alive = max(moved, min(self._lived, moved + self._patience.idle))
+        since = alive if self._paused is None else self._paused
         limit = self._patience.idle if self._paused is None else self._patience.reader
         if now >= self._patience.until:
             self._break(Broken("took longer than the role allows"))
@@ -309,6 +321,12 @@ class Body(protocol.Protocol):
 
     def stopProducing(self) -> None:
         self._leave()
+
+
+def _is_comment(data: bytes) -> bool:
+    """Whether there is no event in what an upstream sent, as in what llama-server sends each half
+    minute while its model says nothing, be that slow or wedged."""
+    return data.startswith(b":") and b"data:" not in data
 
 
 def receive(response: IResponse, clock: IReactorTime, enough: Enough, most: int) -> Body:

@@ -8,9 +8,9 @@ from twisted.logger import Logger
 from rolemesh.config.gateway import load_gateway
 from rolemesh.config.problems import ConfigError
 from rolemesh.core.roles import RoleBook
+from rolemesh.gateway.acceptance import Acceptance
 from rolemesh.gateway.doors import Doors
 from rolemesh.gateway.life import GatewayLife
-from rolemesh.gateway.nodes import NodeApi
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.statics import static_backends
 from rolemesh.gateway.web import ClientApi
@@ -26,14 +26,14 @@ class Reload:
         path: Path,
         registry: Registry,
         clients: ClientApi,
-        nodes: NodeApi,
+        acceptance: Acceptance,
         life: GatewayLife,
         doors: Doors,
     ) -> None:
         self._path = path
         self._registry = registry
         self._clients = clients
-        self._nodes = nodes
+        self._acceptance = acceptance
         self._life = life
         self._doors = doors
 
@@ -43,12 +43,12 @@ class Reload:
         self._doors.reload()
         try:
             settings = load_gateway(self._path, os.environ)
-        except (ConfigError, OSError) as error:
-            for problem in getattr(error, "problems", (error,)):
+        except ConfigError as error:
+            for problem in error.problems:
                 self.log.error("not reloaded: {problem}", problem=str(problem))
             return
         book = RoleBook(settings.roles, settings.unknown_model, settings.default_role)
-        self._clients.catalogue.roles = self._nodes.roles = book
+        self._clients.catalogue.roles = self._acceptance.roles = book
         self._life.drain = settings.drain
         self._registry.set_static(static_backends(settings.roles.values()))
         self.log.info("reloaded: {count} roles", count=len(settings.roles))

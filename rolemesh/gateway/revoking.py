@@ -6,9 +6,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.entries import Node
+from rolemesh.gateway.fleet import Fleet, Node
 from rolemesh.gateway.keys import Gatekeeper
-from rolemesh.gateway.registry import Registry
 
 EVERY = 1.0  # seconds
 
@@ -19,8 +18,8 @@ class Revoking(Service):
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, registry: Registry, keys: Gatekeeper) -> None:
-        self._registry = registry
+    def __init__(self, clock: IReactorTime, fleet: Fleet, keys: Gatekeeper) -> None:
+        self._fleet = fleet
         self._keys = keys
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
@@ -34,9 +33,9 @@ class Revoking(Service):
         self._loop.stop()
 
     def _look(self) -> None:
-        for node in self._registry.nodes():
+        for node in self._fleet:
             if self._is_revoked(node):
-                self._registry.deregister(node.name)
+                self._fleet.deregister(node.name)
                 self.log.warn(
                     "{node} is let go: its token is no longer valid",
                     node=node.name,

@@ -3,7 +3,7 @@
 import resource
 from contextlib import suppress
 
-from rolemesh.gateway.edge import Limits
+from rolemesh.gateway.edge_site import Limits
 
 LONGEST_BODY = 32 * 2**20
 CONNECTIONS = 4096  # half of them of one address, which may be a balancer's

@@ -5,13 +5,16 @@ from collections.abc import Container, Iterable
 from attrs import evolve
 
 from rolemesh.core.model import Backend, BackendId, Role, Target
-from rolemesh.gateway.registry import STATIC_NODE
+from rolemesh.core.sharing import at_one_place, same_slots
+
+STATIC_NODE = "static"  # stands for a node in the ids of these
 
 
 def static_backends(roles: Iterable[Role]) -> dict[Target, Backend]:
     """One backend for each server, named after the first role that uses it.
 
-    Roles that name the same URL, model and key share one and its slots; any of them may tell these.
+    Roles that name the same URL, model and key share one and its slots; any of them may tell these,
+    also of a server that has other names.
     """
     found: dict[Target, Backend] = {}
     for role in roles:
@@ -24,7 +27,18 @@ def static_backends(roles: Iterable[Role]) -> dict[Target, Backend]:
                 found[target.server] = _backend(_free(name, taken), target)
             elif known.slots is None:
                 found[target.server] = evolve(known, slots=target.slots)
-    return found
+    return {server: _with_slots(backend, found.values()) for server, backend in found.items()}
+
+
+def _with_slots(backend: Backend, all: Iterable[Backend]) -> Backend:
+    if backend.slots is not None:
+        return backend
+    told = (
+        other.slots
+        for other in all
+        if other.slots and at_one_place(other, backend) and same_slots(other, backend)
+    )
+    return evolve(backend, slots=next(told, None))
 
 
 def _free(name: str, taken: Container[BackendId]) -> BackendId:

@@ -7,7 +7,7 @@ from attrs import define, evolve
 from twisted.logger import Logger
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.registry import Registry
+from rolemesh.gateway.fleet import Fleet
 from rolemesh.gateway.store.interface import Kept, Store, StoreFailed
 from rolemesh.gateway.store.keeper import Keeper
 
@@ -21,7 +21,7 @@ class Tidying:
     """One round for all gateways of a store. `wall` tells the time of day; `failed` is told why
     the store could not be used."""
 
-    _registry: Registry
+    _fleet: Fleet
     _keeper: Keeper
     _store: Store
     _wall: Callable[[], float]
@@ -33,7 +33,7 @@ class Tidying:
         """Date what lives, forget what does not. What fails is for the next round."""
         now = self._wall()
         for kept in self._keeper.kept():
-            if self._registry.lives(kept.node):
+            if self._fleet.lives(kept.node):
                 if now - kept.at >= DAY:
                     self._keeper.refresh(evolve(kept, at=now))
             elif now - kept.at >= NODES.total_seconds():
@@ -45,8 +45,8 @@ class Tidying:
             self._failed(str(failure))
 
     async def _forget(self, kept: Kept) -> None:
-        if self._registry.node(kept.node) is not None:
-            self._registry.deregister(kept.node)
+        if self._fleet.get(kept.node) is not None:
+            self._fleet.deregister(kept.node)
         try:
             await self._keeper.forget(kept.node)
         except Refusal:  # the keeper goes on trying

@@ -1,8 +1,8 @@
 """The Klein routes for clients: decode, await, encode. No decisions."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 from attrs import define, field
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,7 +20,7 @@ from rolemesh.gateway.delivery import Delivery
 from rolemesh.gateway.dispatch import Dispatch
 from rolemesh.gateway.edge_request import EdgeRequest
 from rolemesh.gateway.errors import answers_errors
-from rolemesh.gateway.keys import Gatekeeper
+from rolemesh.gateway.keys import Gatekeeper, everything
 from rolemesh.gateway.limits import KeyLimits
 from rolemesh.gateway.membership import Standing
 from rolemesh.gateway.records import Record, Records, score_json
@@ -35,7 +35,7 @@ _PATHS = "/v1/models, " + ", ".join(api.value for api in Api) + ", /health, /rea
 
 @define(eq=False)
 class ClientApi:
-    """What clients may ask of a gateway."""
+    """What clients may ask of a gateway. `warnings` is what its operator should see to soon."""
 
     _clock: IReactorTime
     _keys: Gatekeeper
@@ -49,6 +49,7 @@ class ClientApi:
     _limits: KeyLimits
     _ledger: Ledger
     _under_way: UnderWay
+    _warnings: Callable[[], Sequence[str]]
     draining: bool = field(default=False, init=False)
 
     app = Klein()
@@ -56,11 +57,11 @@ class ClientApi:
 
     @app.route("/", methods=["GET", "HEAD"])
     def home(self, request: EdgeRequest) -> bytes:
-        return _json(request, {"name": "rolemesh", "models": "/v1/models", "ready": "/ready"})
+        return request.as_json({"name": "rolemesh", "models": "/v1/models", "ready": "/ready"})
 
     @app.route("/health", methods=["GET", "HEAD"])
     def health(self, request: EdgeRequest) -> bytes:
-        return _json(request, {"status": "ok"})
+        return request.as_json({"status": "ok"})
 
     @app.route("/ready", methods=["GET", "HEAD"])
     def ready(self, request: EdgeRequest) -> bytes:
@@ -72,7 +73,9 @@ class ClientApi:
         sees = self._keys.seen_by(request) if self._keys.readable() else None
         if sees is not None:
             told["roles"] = {name: _told(each) for name, each in standings.items() if sees(name)}
-        return _json(request, told)
+        if sees is everything and (warnings := self._warnings()):
+            told["warnings"] = warnings
+        return request.as_json(told)
 
     def _status(self, good: bool) -> str:
         """In a word; degraded means that it serves, and would forget new nodes in a restart."""
@@ -83,12 +86,12 @@ class ClientApi:
     @app.route("/v1/models", methods=["GET", "HEAD"])
     def models(self, request: EdgeRequest) -> bytes:
         key = self._keys.client(request, Scope.MODELS)
-        return _json(request, {"object": "list", "data": self.catalogue.models(key)})
+        return request.as_json({"object": "list", "data": self.catalogue.models(key)})
 
     @app.route("/v1/models/<path:name>", methods=["GET", "HEAD"])
     def model(self, request: EdgeRequest, name: str) -> bytes:
         key = self._keys.client(request, Scope.MODELS)
-        return _json(request, self.catalogue.model(name, self.catalogue.book(key).find(name).role))
+        return request.as_json(self.catalogue.model(name, self.catalogue.book(key).find(name).role))
 
     @app.route("/v1/requests/<id>", methods=["GET"])
     def request_record(self, request: EdgeRequest, id: str) -> bytes:
@@ -98,11 +101,11 @@ class ClientApi:
         record = record or self._records.get(id, own)
         if record is None:
             raise Refusal("unknown_url", "No such request of this key is remembered.")
-        return _json(request, record.as_json())
+        return request.as_json(record.as_json())
 
     @app.route("/v1/usage", methods=["GET"])
     def usage(self, request: EdgeRequest) -> bytes:
-        return _json(request, usage_json(request, self._keys, self._ledger))
+        return request.as_json(usage_json(request, self._keys, self._ledger))
 
     @app.route("/v1/roles/<role>/explain", methods=["POST"])
     def explain(self, request: EdgeRequest, role: str) -> bytes:
@@ -123,7 +126,7 @@ class ClientApi:
             answer |= {"choice": None, "refusal": str(decision.refusal)}
         else:
             answer |= {"choice": None, "waits": decision.why}
-        return _json(request, answer)
+        return request.as_json(answer)
 
     async def relay(self, request: EdgeRequest, api: Api) -> None:
         """Answer one request of a client by a backend."""
@@ -234,8 +237,3 @@ def _refuse_other_types(request: EdgeRequest) -> None:
             "unsupported_media_type",
             "The body must be JSON: send it with 'Content-Type: application/json'.",
         )
-
-
-def _json(request: EdgeRequest, value: Any) -> bytes:
-    request.setHeader("content-type", "application/json")
-    return msgspec.json.encode(value)

@@ -25,10 +25,11 @@ class TooLong(Exception):
 
 @frozen
 class Answer:
-    """A whole answer."""
+    """A whole answer; `retry_after` are the seconds after which it wants to be asked again."""
 
     status: int
     body: bytes
+    retry_after: float | None = None
 
 
 @implementer(IBodyProducer)
@@ -145,4 +146,13 @@ class Caller:
         )
         reader = _Reader(limit)
         response.deliverBody(reader)
-        return Answer(response.code, await reader.done)
+        return Answer(response.code, await reader.done, _retry_after(response.headers))
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """As our gateways tell it; a date, which others may send, is not read."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        (told,) = headers.getRawHeaders(name, [""])[-1:]
+        if told.isdecimal() and len(told) < 10:
+            return int(told) / unit
+    return None

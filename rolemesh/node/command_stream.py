@@ -1,10 +1,7 @@
-"""Orders from a gateway, heard over a stream that this node opens, and answered by calls."""
+"""The stream that this node opens to a gateway, and by which orders come."""
 
-from collections.abc import Callable, Coroutine
-from itertools import count
-from typing import Any
+from collections.abc import Callable
 
-import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
@@ -17,32 +14,16 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 import rolemesh
-from rolemesh.core.commands import (
-    LONGEST_COMMAND,
-    Command,
-    Kind,
-    Ledger,
-    Result,
-    read_command,
-    read_taken,
-)
-from rolemesh.core.endings import backoff
+from rolemesh.core.commands import LONGEST_COMMAND
 from rolemesh.core.gateways import next_try
-from rolemesh.core.report import encode
 from rolemesh.core.sse import BrokenStream, Splitter
-from rolemesh.node.calls import Caller
-from rolemesh.node.commands import Operator, Tail
+from rolemesh.node.orders import Orders
 from rolemesh.tls.client import Untrusted
 
 OPENING = 5.0  # seconds that a gateway may take to open the stream
 SILENCE = 30.0  # seconds; a gateway says every ten that it is there
-FIRST_RETRY, LAST_RETRY = 1.0, 30.0  # seconds between tries to tell a result
 UNKNOWN_RETRY = 2.0  # seconds; whoever does not know us yet will once we are registered
 REFUSED_RETRY = 60.0  # seconds; whoever refuses our token is not asked again at once
-TRIES = 6  # to tell a result
-MOST_UNDER_WAY = 32  # orders of one gateway
-LOOK_EVERY = 0.5  # seconds between looks at a log that is followed
-BEAT = 10.0  # seconds; an empty part then asks whether anybody still listens
 
 
 class NoStream(Exception):
@@ -54,8 +35,8 @@ class NoStream(Exception):
 
 
 class CommandStream(Service):
-    """One gateway's orders: each is done once, however often it comes, and answered until the
-    gateway has heard it. `path` is the node's own, below the gateway's URL."""
+    """Listens to one gateway for as long as it runs, and opens the stream again whenever it ends.
+    `path` is the node's own, below the gateway's URL."""
 
     _log = Logger()
 
@@ -65,22 +46,17 @@ class CommandStream(Service):
         instance: str,
         token: str | None,
         agent: IAgent,
-        caller: Caller,
         clock: IReactorTime,
-        operator: Operator,
+        orders: Orders,
         random: Callable[[], float],
     ) -> None:
         self._path = path
         self._instance = instance
         self._token = token
         self._agent = agent
-        self._caller = caller
         self._clock = clock
-        self._operator = operator
+        self._orders = orders
         self._random = random
-        self._ledger = Ledger()
-        self._following: set[str] = set()
-        self._under_way: set[Deferred[None]] = set()
         self._listening: Deferred[None] | None = None
         self._failures = 0
         self._away_since = 0.0
@@ -95,8 +71,7 @@ class CommandStream(Service):
         super().stopService()
         if self._listening is not None:
             self._listening.cancel()
-        for working in tuple(self._under_way):
-            working.cancel()
+        self._orders.stop()
 
     async def _listen_for_ever(self) -> None:
         while True:
@@ -131,7 +106,7 @@ class CommandStream(Service):
         url = f"{self._path}/commands?instance={self._instance}".encode()
         opening = self._agent.request(b"GET", url, headers, None)
         response = await opening.addTimeout(OPENING, self._clock)
-        reader = _Events(self._clock, self._hear)
+        reader = _Events(self._clock, self._orders.hear)
         if response.code != 200:
             reader.refuse(NoStream(f"it answered {response.code}", response.code))
         else:
@@ -144,96 +119,6 @@ class CommandStream(Service):
         if said and said != self._said:
             self._log.info("no commands from {path}: {why}", path=self._path, why=said)
         self._said = said
-
-    def _hear(self, data: bytes) -> None:
-        try:
-            command = read_command(data)
-        except msgspec.MsgspecError as problem:
-            self._log.warn("a command is not understood: {why}", why=str(problem))
-            return
-        if len(self._under_way) >= MOST_UNDER_WAY:
-            self._log.warn("more than {most} commands at once", most=MOST_UNDER_WAY)
-        elif command.kind is Kind.LOGS:
-            self._begin_logs(command)
-        elif self._ledger.begin(command.id):
-            self._work(self._do(command))
-        else:
-            self._answer_again(command.id)
-
-    def _begin_logs(self, command: Command) -> None:
-        if command.id not in self._following:
-            self._following.add(command.id)
-            self._work(self._tell_log(command))
-
-    def _answer_again(self, id: str) -> None:
-        result = self._ledger.result(id)
-        if result is not None:
-            self._work(self._answer(id, result))
-
-    def _work(self, coroutine: Coroutine[Deferred[Any], Any, object]) -> None:
-        working: Deferred[None] = Deferred.fromCoroutine(self._guarded(coroutine))
-        self._under_way.add(working)
-        working.addBoth(lambda _: self._under_way.discard(working))
-
-    async def _guarded(self, coroutine: Coroutine[Deferred[Any], Any, object]) -> None:
-        try:
-            await coroutine
-        except CancelledError:
-            pass
-        except Exception:
-            self._log.failure("a command broke")
-
-    async def _do(self, command: Command) -> None:
-        self._log.info(
-            "an operator wants: {kind} {backend}",
-            kind=command.kind.value,
-            backend=command.backend or "all",
-            **{"rolemesh.command": command.id},
-        )
-        result = await self._operator.do(command)
-        self._ledger.finish(command.id, result)
-        await self._answer(command.id, result)
-
-    async def _tell_log(self, command: Command) -> None:
-        try:
-            tail = self._operator.tail(command.backend)
-            if tail is None:
-                await self._answer(command.id, await self._operator.do(command))
-            else:
-                await self._follow(command, tail)
-        finally:
-            self._following.discard(command.id)
-
-    async def _follow(self, command: Command, tail: Tail) -> None:
-        lines, told = tail.last(command.lines), self._clock.seconds()
-        first = Result(done=True, lines=lines, more=command.follow)
-        wanted, part = await self._answer(command.id, first), 0
-        while wanted and command.follow:
-            await deferLater(self._clock, LOOK_EVERY)
-            lines = tail.news()
-            if lines or self._clock.seconds() - told >= BEAT:
-                part, told = part + 1, self._clock.seconds()
-                more = Result(done=True, part=part, lines=lines, more=True)
-                wanted = await self._answer(command.id, more)
-
-    async def _answer(self, id: str, result: Result) -> bool:
-        """Whether the gateway wants more; one that cannot be told at last wants none."""
-        url, body = f"{self._path}/commands/{id}", encode(result)
-        for failures in count(1):
-            try:
-                answer = await self._caller.call("POST", url, bearer=self._token, body=body)
-                if answer.status < 500:
-                    return answer.status == 200 and read_taken(answer.body).more
-            except (CancelledError, msgspec.MsgspecError):
-                raise
-            except Exception as problem:
-                self._log.debug("a result is not told: {why}", why=str(problem))
-            if failures >= TRIES:
-                break
-            await deferLater(
-                self._clock, backoff(failures, FIRST_RETRY, LAST_RETRY, self._random())
-            )
-        return False
 
 
 def _only_cancelled(failure: Failure) -> None:

@@ -92,10 +92,18 @@ class Tail:
         self._server = server
         self._seen = 0
 
-    def last(self, count: int) -> tuple[str, ...]:
-        """The last lines until now."""
-        self._seen = self._server.log.count
-        return fitting(self._server.log.tail(count)) if count else ()
+    @property
+    def mark(self) -> str:
+        """Where the log is; what comes behind it is asked for with `last`."""
+        return self._server.log.mark()
+
+    def last(self, count: int, after: str = "") -> tuple[str, ...]:
+        """The last lines until now, or all those behind a mark."""
+        log = self._server.log
+        self._seen = log.count
+        if after:
+            return fitting(*log.since(after))
+        return fitting(log.tail(count)) if count else ()
 
     def news(self) -> tuple[str, ...]:
         """What came since."""

@@ -19,6 +19,8 @@ BEAT = 5.0  # seconds, until a gateway says otherwise
 FASTEST_BEAT, SLOWEST_BEAT = 0.5, 60.0
 SOON = 0.05  # seconds in which changes are gathered into one report
 CONFLICT = 409  # another agent has our name, and is alive
+TOO_FAST = 429
+PATIENT = 1.0  # seconds for a gateway that is told too much and does not say when to come again
 REFUSED_RETRY = 60.0  # seconds; whoever refuses our token is not asked again at once
 REMIND = 600.0  # seconds between lines about a trouble that lasts
 FAREWELL = 2.0  # seconds
@@ -129,7 +131,7 @@ class Link:
         answer, self._answer = self._answer, None
         if answer is not None:
             self._heard(answer)  # who may then stop us
-        if self._news and self.standing is Standing.REGISTERED:
+        if self._news and self.standing is Standing.REGISTERED and self._timer is None:
             self._later(SOON)
 
     async def _exchange(self) -> None:
@@ -162,10 +164,23 @@ class Link:
             self._fail(Standing.REFUSED, why, REFUSED_RETRY)
         elif answer.status == CONFLICT:
             self._unreachable(f"it refuses us: {_message(answer)}", Standing.REFUSED)
+        elif answer.status == TOO_FAST:
+            self._slow_down(answer)
         elif answer.status // 100 != 2:
             self._unreachable(f"it answered {answer.status}: {_message(answer)}")
         else:
             self._read(answer)
+
+    def _slow_down(self, answer: Answer) -> None:
+        """It knows us and has heard enough for now: what is new waits as long as it says."""
+        wait = PATIENT if answer.retry_after is None else answer.retry_after
+        wait = min(max(wait, SOON), SLOWEST_BEAT)
+        why = f"not told: it answered 429: {_message(answer)}"
+        if self.standing is Standing.REGISTERED:
+            self._trouble = why
+            self._later(wait)
+        else:
+            self._fail(Standing.UNREACHABLE, why, wait)
 
     def _read(self, answer: Answer) -> None:
         try:

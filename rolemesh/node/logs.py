@@ -3,12 +3,14 @@
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from zlib import crc32
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 LONGEST_LINE = 8 * 1024  # bytes
 KEPT_LINES = 200
+KNOWN_BY = 8  # lines
 LINES_PER_SECOND = 200
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
@@ -95,11 +97,14 @@ class ServerLog:
         self._ring: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._bucket = Bucket(clock, LINES_PER_SECOND)
         self._dropped = 0
+        self._life = f"{clock.seconds():.6f}"
+        self._begun = 0
         self.count = 0
 
     def begin(self, secrets: Iterable[str]) -> None:
         """A new process writes: its lines alone are kept, and these words are never shown."""
         self._ring.clear()
+        self._begun = self.count
         self._secrets = tuple(filter(None, secrets))
 
     def recall(self, lines: Iterable[bytes]) -> None:
@@ -112,7 +117,30 @@ class ServerLog:
 
     def tail(self, count: int) -> list[str]:
         """The last lines, oldest first."""
-        return [harmless(line, self._secrets) for line in list(self._ring)[-count:]]
+        return self._shown(list(self._ring)[-count:])
+
+    def mark(self) -> str:
+        """Where it ends now, for `since`."""
+        return f"{self._life}:{self.count}:{_sum(self._ring)}"
+
+    def since(self, mark: str) -> tuple[list[str], int]:
+        """The lines behind a mark, also behind one that an earlier agent made, as far as they are
+        kept; and how many are not."""
+        life, count, known = _read_mark(mark)
+        if life == self._life and count <= self.count:
+            fresh = self.count - count
+            lines = self.tail(fresh) if fresh else []
+            return lines, fresh - len(lines)
+        return self._shown(list(self._ring)[self._recalled_until(known) :]), 0
+
+    def _recalled_until(self, known: str) -> int:
+        """Where, of the lines that an earlier agent has read, those end that a mark is behind."""
+        ring = list(self._ring)
+        recalled = max(0, len(ring) - (self.count - self._begun))
+        return next((end for end in range(recalled, 0, -1) if _sum(ring[:end]) == known), 0)
+
+    def _shown(self, lines: Iterable[bytes]) -> list[str]:
+        return [harmless(line, self._secrets) for line in lines]
 
     def _take(self, lines: list[bytes]) -> None:
         self.count += len(lines)
@@ -127,3 +155,15 @@ class ServerLog:
 
     def _tell(self, line: str) -> None:
         self._log.info("{line}", line=line, **{"rolemesh.backend": self._backend})
+
+
+def _sum(lines: Iterable[bytes]) -> str:
+    """By which the last lines are known again, of whose process nobody remembers the count."""
+    last = b"\n".join(list(lines)[-KNOWN_BY:])
+    return f"{crc32(last):08x}"
+
+
+def _read_mark(mark: str) -> tuple[str, int, str]:
+    life, _, rest = mark.partition(":")
+    count, _, known = rest.partition(":")
+    return life, int(count) if count.isdecimal() and count.isascii() else 0, known

@@ -74,7 +74,7 @@ def backend_report(
 ) -> BackendReport | None:
     """One server, why it takes nothing new, and at most `room` characters of its log; None while
     it never had a place to answer."""
-    run, door, facts = server.run, server.door, server.facts
+    run, door, facts = server.run, server.door, server.talk.facts
     if door is None:
         return None
     return BackendReport(
@@ -87,9 +87,9 @@ def backend_report(
         context=facts.context or run.context,
         build=facts.build[:LONGEST_TEXT],
         state=server.state,
-        slots_busy=server.busy,
-        waiting=server.waiting,
-        slots_age=server.slots_age,
+        slots_busy=server.judge.pulse.busy,
+        waiting=server.judge.pulse.waiting,
+        slots_age=round(server.judge.silent, 3),
         restarts=server.restarts,
         progress=_progress(server),
         draining=drained,
@@ -114,9 +114,9 @@ def _with_owner(held: GpuProcess, own: Mapping[int, str]) -> GpuProcess:
 def _progress(server: Server) -> str:
     match server.state:
         case State.STARTING | State.LOADING:
-            return f"loading for {server.age:.0f} s, {server.signs.read / 1e9:.1f} GB read"
+            return f"loading for {server.age:.0f} s, {server.judge.signs.read / 1e9:.1f} GB read"
         case State.SUSPECT:
-            return f"no progress for {server.still:.0f} s"
+            return f"no progress for {server.judge.still:.0f} s"
         case _:
             return ""
 

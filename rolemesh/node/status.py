@@ -11,6 +11,7 @@ from rolemesh.node.gpu import Gpus
 from rolemesh.node.past import Past
 from rolemesh.node.reporter import Reporter
 from rolemesh.node.supervisor import Server
+from rolemesh.tls.ending import Endings
 
 NO_DOOR = ("ADDRESS", 0)  # of a server that was never started
 
@@ -22,6 +23,7 @@ def node_status(
     gpus: Gpus,
     reporter: Reporter,
     drains: Drains,
+    endings: Endings,
 ) -> Callable[[], NodeStatus]:
     """A teller of how the node is."""
 
@@ -33,6 +35,7 @@ def node_status(
             servers=tuple(_server(each, drains.of(each.run.id)) for each in servers.running),
             gpus=tuple(gpus.sample),
             degraded=past.degraded,
+            warnings=tuple(endings.soon()),
         )
 
     return status
@@ -47,9 +50,9 @@ def _server(server: Server, draining: str | None) -> ServerStatus:
         state=server.state,
         pid=server.pid,
         age=server.age,
-        slots=server.facts.slots or run.slots,
-        busy=server.busy,
-        context=server.facts.context or run.context,
+        slots=server.talk.facts.slots or run.slots,
+        busy=server.judge.pulse.busy,
+        context=server.talk.facts.context or run.context,
         restarts=server.restarts,
         draining=draining,
         last_exit=str(ending) if ending is not None else "",

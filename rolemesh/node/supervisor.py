@@ -3,38 +3,26 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 
-from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rolemesh.config.node import Run
 from rolemesh.core import lifecycle
-from rolemesh.core.endings import Ending, Reason, classify
+from rolemesh.core.endings import Ending, Reason
 from rolemesh.core.lifecycle import Action, Event
 from rolemesh.core.model import BackendState as State
-from rolemesh.core.vigil import Pulse, Signs
-from rolemesh.node.beginning import begin
+from rolemesh.core.vigil import Signs
 from rolemesh.node.history import History
 from rolemesh.node.judge import Judge
 from rolemesh.node.logs import ServerLog
-from rolemesh.node.means import (
-    CannotStart,
-    Door,
-    Facts,
-    Means,
-    Process,
-    Stranger,
-    Unkillable,
-)
+from rolemesh.node.means import CannotStart, Door, Means, Stranger, Unkillable
 from rolemesh.node.pending import Pending
 from rolemesh.node.process import Exit
+from rolemesh.node.start import Start
+from rolemesh.node.talk import Talk
 
-HEARD_LINES = 60  # of the log, where the cause of an exit is looked for
 KILL_PATIENCE = 5.0  # seconds that SIGKILL may take
-LOOK_AGAIN = 10.0  # seconds between looks at a process that outlived it
 
 _ALIVE = frozenset({State.STARTING, State.LOADING, State.READY, State.SUSPECT})
 _PAUSING = frozenset({State.BACKOFF, State.CRASH_LOOP})
@@ -50,19 +38,16 @@ class Server:
         self.run = run
         self.state = State.STOPPED
         self.door: Door | None = None
-        self.facts = Facts()
         self.log = ServerLog(means.clock, run.id)
+        self.judge = Judge(means.clock, means.patience, self)
+        self.talk = Talk(run, means, self.judge, self._handle, changed)
         self._means = means
         self._changed = changed
-        self._judge = Judge(means.clock, means.patience, self)
         self._history = History(means.restart)
         self._events: deque[Event] = deque()
         self._handling = False
-        self._spawn = 0
-        self._spawned_at = 0.0
-        self._kills_before = 0
-        self._child: Process | None = None
-        self._adopted = False
+        self._starts = 0
+        self._start = self._new_start()
         self._verdict: Ending | None = None
         self._pending = Pending(means.clock, run.id, self._handle)
         self._stopped: list[Deferred[None]] = []
@@ -70,7 +55,7 @@ class Server:
             Action.SPAWN: self._begin,
             Action.PROBE: self._ask,
             Action.SETTLE: self._settle,
-            Action.FORGIVE: self._forgive,
+            Action.FORGIVE: self._history.forgive,
             Action.WAIT: self._wait,
             Action.REST: self._rest,
             Action.WATCH: self._watch,
@@ -97,7 +82,7 @@ class Server:
 
         False where it is on its way already, or where nothing can be started.
         """
-        beginning = self.state is State.STARTING and self._child is None
+        beginning = self.state is State.STARTING and self.pid is None
         if beginning or (self.state, Event.RESTART) not in lifecycle.MOVES:
             return False
         self._history.forget()
@@ -107,20 +92,14 @@ class Server:
 
     def kill(self) -> None:
         """End the process this instant, where the agent itself has no time left."""
-        if self._child is not None:
-            self._child.kill()
+        self._start.kill()
 
     def leave(self) -> bool:
         """Whether its process goes on without us, to be adopted by the next agent; else `stop`."""
-        if (
-            self.state not in _ALIVE
-            or self._child is None
-            or not self._means.ground.keeps(self.run)
-        ):
+        if self.state not in _ALIVE or self.pid is None or not self._means.ground.keeps(self.run):
             return False
-        self._spawn += 1  # its end is none of ours any more
-        self._child.leave()
-        self._judge.stop()
+        self._start.leave()
+        self.judge.stop()
         self._pending.forget_time()
         self._pending.forget_work()
         return True
@@ -128,7 +107,7 @@ class Server:
     @property
     def settling(self) -> bool:
         """Whether it was adopted and has not answered yet."""
-        return self._adopted and self.state is State.STARTING
+        return self._start.adopted and self.state is State.STARTING
 
     def gpus_changed(self) -> None:
         """NVML has told something new."""
@@ -139,7 +118,7 @@ class Server:
 
     def woke(self) -> None:
         """The machine slept: what was ready is not told to be, until it answers."""
-        self._judge.doubt()
+        self.judge.doubt()
 
     def look(self) -> Signs:
         """What the machine sees of its process now."""
@@ -159,7 +138,7 @@ class Server:
     @property
     def pid(self) -> int | None:
         """Its process, which also leads the session of all that it forks."""
-        return self._child.pid if self._child is not None else None
+        return self._start.pid
 
     @property
     def note(self) -> str:
@@ -172,38 +151,13 @@ class Server:
         return self._history.last
 
     @property
-    def signs(self) -> Signs:
-        """What was last seen of its process."""
-        return self._judge.signs
-
-    @property
-    def busy(self) -> int | None:
-        """How many slots work; None when it does not say."""
-        return self._judge.pulse.busy
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait in it for a slot."""
-        return self._judge.pulse.waiting
-
-    @property
-    def slots_age(self) -> float:
-        """How many seconds ago its slots were looked at."""
-        return round(self._judge.silent, 3)
-
-    @property
-    def still(self) -> float:
-        """For how many seconds it has made no progress."""
-        return self._judge.still
-
-    @property
     def restarts(self) -> int:
-        return max(0, self._spawn - 1)
+        return max(0, self._starts - 1)
 
     @property
     def age(self) -> float:
         """Seconds since its last start."""
-        return self._means.clock.seconds() - self._spawned_at
+        return self._start.age
 
     @property
     def retry_in(self) -> float | None:
@@ -238,7 +192,7 @@ class Server:
         self.state = state
         self._pending.forget_time()
         if state not in _ALIVE:
-            self._judge.stop()
+            self.judge.stop()
             self._pending.forget_work()
 
     def _announce(self, before: State) -> None:
@@ -261,17 +215,19 @@ class Server:
             done.callback(None)
 
     def _begin(self) -> None:
-        self._spawn += 1
-        self._spawned_at = self._means.clock.seconds()
-        self._kills_before = self._means.ground.kernel_kills()
-        self.facts, self._verdict, self._adopted = Facts(), None, False
-        self._judge.forget()
-        self._pending.work(self._run_server(self._spawn))
+        self._starts += 1
+        self._start = self._new_start()
+        self._verdict = None
+        self.judge.forget()
+        self.talk.forget()
+        self._pending.work(self._run_server())
 
-    async def _run_server(self, spawn: int) -> Event:
-        exited = partial(self._exited, spawn)
+    def _new_start(self) -> Start:
+        return Start(self.run, self._means, self.log, self._exited)
+
+    async def _run_server(self) -> Event:
         try:
-            begun = await begin(self.run, self._means.ground, self.log, exited)
+            self.door = await self._start.begin()
         except CancelledError:
             raise
         except CannotStart as problem:
@@ -282,8 +238,6 @@ class Server:
             self._logger.failure("{backend}: its start broke", backend=self.run.id)
             self._remember(Ending(Reason.UNKNOWN, "a fault of the agent; its log tells more"))
             return Event.FAILED
-        self.door, self._child, self._adopted = begun.door, begun.process, begun.adopted
-        self._spawned_at -= begun.age
         return Event.SPAWNED
 
     def _have_a_door(self) -> None:
@@ -292,70 +246,33 @@ class Server:
             with suppress(CannotStart):
                 self.door = self._means.ground.open_door(self.run)
 
-    def _exited(self, spawn: int, status: Exit) -> None:
-        if spawn != self._spawn or self._child is None:
+    def _exited(self, start: Start, status: Exit) -> None:
+        if start is not self._start:
             return
-        self._child = None
-        self._means.ground.clean_up(self.run)
         if self.state is not State.STOPPING:
-            self._remember(self._cause(status))
+            self._remember(start.cause(status, self._verdict))
         self._handle(Event.EXITED)
-
-    def _cause(self, status: Exit) -> Ending:
-        lines = self.log.tail(HEARD_LINES)
-        uptime = self.age
-        if self._verdict is not None:
-            return evolve(self._verdict, lines=tuple(lines), uptime=uptime)
-        killed = self._means.ground.kernel_kills() > self._kills_before
-        return classify(status.code, status.signal, lines, out_of_memory=killed, uptime=uptime)
 
     def _remember(self, ending: Ending) -> None:
         self._verdict = None
         self._history.add(ending, self._means.clock.seconds())
-        self._judge.forget()
+        self.judge.forget()
 
     def _ask(self) -> None:
         assert self.door is not None  # a SPAWNED server has one
-        self._judge.start()
-        self._pending.work(self._conversation(self.door))
+        self.judge.start()
+        self._pending.work(self._talk_with(self.door))
 
-    async def _conversation(self, door: Door) -> Event:
-        """Recorded first: no traffic may come to a process that a next agent would not know."""
-        probe = self._means.probe
-        await self._means.ground.record(self.run, door, self.pid or 0)
+    async def _talk_with(self, door: Door) -> Event:
         try:
-            self._learn(await probe.until_ready(door, partial(self._handle, Event.ANSWERED)))
+            await self.talk.hold(door, self.pid or 0)
         except Stranger as stranger:
             detail = f"another program answers there: {stranger}"
             self._verdict = Ending(Reason.PORT_IN_USE, detail)
-            return Event.STRANGER
-        await probe.watch_slots(door, self._hear)
-        raise AssertionError("slots are watched for ever")
-
-    def _hear(self, pulse: Pulse) -> None:
-        """Gateways that share these slots hear at once how many are taken."""
-        before = self._judge.pulse
-        self._judge.hear(pulse)
-        if (pulse.busy, pulse.waiting) != (before.busy, before.waiting):
-            self._changed()
-
-    def _learn(self, facts: Facts) -> None:
-        self.facts = facts
-        self._judge.hear(Pulse(answered=True))
-        if facts.context < self.run.context:
-            self._logger.warn(
-                "{backend}: {wanted} tokens per slot were asked for, the server has {context}",
-                wanted=self.run.context,
-                context=facts.context,
-                backend=self.run.id,
-            )
-        self._handle(Event.HEALTHY)
+        return Event.STRANGER
 
     def _settle(self) -> None:
         self._pending.later(self._means.restart.reset_after, Event.STEADY)
-
-    def _forgive(self) -> None:
-        self._history.forgive()
 
     def _wait(self) -> None:
         if self._means.ground.lost_gpu(self.run):
@@ -372,23 +289,14 @@ class Server:
         self._pending.work(self._until_gone())
 
     async def _until_gone(self) -> Event:
-        """A child of ours tells its end by itself; that of another agent has to be looked for."""
-        while True:
-            await deferLater(self._means.clock, LOOK_AGAIN)
-            try:
-                await self._means.ground.make_room(self.run)
-            except Unkillable:
-                continue
-            except CannotStart:
-                pass  # the next start will say so
-            if self._child is None:
-                return Event.EXITED
+        await self._start.until_gone()
+        return Event.EXITED
 
     def _terminate(self) -> None:
-        if self._child is None:
+        if self.pid is None:
             self._handle(Event.EXITED)
             return
-        self._child.terminate()
+        self._start.terminate()
         self._pending.later(self._means.grace, Event.OVERDUE)
 
     def _kill(self) -> None:

@@ -38,6 +38,7 @@ from rolemesh.node.link import Link
 from rolemesh.node.local import LocalSocket
 from rolemesh.node.machine import Machine
 from rolemesh.node.means import Means
+from rolemesh.node.orders import Orders
 from rolemesh.node.past import Past
 from rolemesh.node.probe import Probe
 from rolemesh.node.reaper import Reaper
@@ -46,9 +47,13 @@ from rolemesh.node.slumber import Slumber
 from rolemesh.node.snapshot import Snapshots
 from rolemesh.node.status import node_status
 from rolemesh.node.supervisor import Server
-from rolemesh.service import ServiceOptions, Signals, keep_steady, refuse
+from rolemesh.service.exits import refuse
+from rolemesh.service.options import ServiceOptions
+from rolemesh.service.signals import Signals
+from rolemesh.service.tuning import keep_steady
 from rolemesh.systemd import Systemd
 from rolemesh.tls.client import ClientSide, PlainSpokenAgent
+from rolemesh.tls.ending import Endings
 from rolemesh.tls.fresh import TlsProblem
 
 CONNECT, EXCHANGE = 2.0, 5.0  # seconds, for a gateway
@@ -101,15 +106,17 @@ def node_service(reactor: Any, settings: NodeSettings, state: Path) -> Agent:
     operator = Operator(settings.name, servers, drains, lambda: reporter.changed())
     instance = secrets.token_hex(8)
     snapshot = _snapshot(reactor, settings, instance, servers, gpus, drains)
+    endings = Endings(reactor, time.time)
+    https = _client_side(reactor, settings, endings)
     reporter = Reporter(
         settings.name,
         settings.gateways,
-        _contacts(reactor, settings, instance, snapshot, operator),
+        _contacts(reactor, settings, https, instance, snapshot, operator),
         reactor,
         Book(state / "gateways.json", settings.gateways, past.aside, reactor),
         lambda: past.keeping is None or servers.settled(),
     )
-    status = node_status(settings.name, servers, past, gpus, reporter, drains)
+    status = node_status(settings.name, servers, past, gpus, reporter, drains, endings)
     hearing = (LocalSocket(reactor, state / SOCKET, status), Reaper(reactor))
     return Agent(settings.run, servers, gpus, reporter, hearing)
 
@@ -158,28 +165,30 @@ def _means(reactor: Any, settings: NodeSettings, machine: Machine) -> Means:
 def _contacts(
     reactor: Any,
     settings: NodeSettings,
+    https: ClientSide,
     instance: str,
     snapshot: Callable[[], Registration],
     operator: Operator,
 ) -> Callable[[str, Callable[[Accepted], None]], Contact]:
     """What makes the contact to a gateway."""
-    http = PlainSpokenAgent(_http(reactor, CONNECT, _client_side(reactor, settings)))
+    http = PlainSpokenAgent(_http(reactor, CONNECT, https))
     caller = Caller(http, reactor, EXCHANGE)
     token, chance = settings.token, random.random
 
     def contact(url: str, heard: Callable[[Accepted], None]) -> Contact:
         path = f"{url.rstrip('/')}/v1/nodes/{settings.name}"
+        orders = Orders(path, token, caller, reactor, operator, chance)
         return Contact(
             Link(url, token, caller, reactor, snapshot, chance, heard),
-            CommandStream(path, instance, token, http, caller, reactor, operator, chance),
+            CommandStream(path, instance, token, http, reactor, orders, chance),
         )
 
     return contact
 
 
-def _client_side(reactor: Any, settings: NodeSettings) -> ClientSide:
+def _client_side(reactor: Any, settings: NodeSettings, endings: Endings) -> ClientSide:
     """How gateways are known."""
-    side = ClientSide(reactor, settings.tls)
+    side = ClientSide(reactor, settings.tls, endings)
     try:
         side.load()
     except TlsProblem as problem:

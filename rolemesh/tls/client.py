@@ -20,8 +20,12 @@ from zope.interface import implementer
 
 from rolemesh.certificates import pin_of
 from rolemesh.config.tls import Trust
+from rolemesh.tls.ending import Ending, Endings, of_authorities, of_chain
 from rolemesh.tls.fresh import Fresh
-from rolemesh.tls.material import options_of, roots, shown, told
+from rolemesh.tls.material import authorities, chain_of, options_of, roots, shown, told
+
+_REFUSED = "gateways refuse this node then; renew it, and it is used at once"
+_REFUSING = "gateways whose certificates it signed are not trusted then; make another"
 
 
 class Untrusted(Exception):
@@ -30,10 +34,13 @@ class Untrusted(Exception):
 
 @implementer(IPolicyForHTTPS)
 class ClientSide:
-    """How who calls a gateway knows it, for an Agent of Twisted's."""
+    """How who calls a gateway knows it, for an Agent of Twisted's. When what that takes ends is
+    noted in `endings`."""
 
-    def __init__(self, clock: IReactorTime, trust: Trust) -> None:
+    def __init__(self, clock: IReactorTime, trust: Trust, endings: Endings) -> None:
         self._trust = trust
+        self._endings = endings
+        self._found: tuple[Ending, ...] = ()
         self._fresh = Fresh(clock, (trust.ca, trust.cert, trust.key), self._make)
 
     def load(self) -> None:
@@ -46,14 +53,29 @@ class ClientSide:
         port: int,  # noqa: ARG002  # a certificate is for a host, whatever its port
     ) -> IOpenSSLClientConnectionCreator:
         host = hostname.decode("ascii").strip("[]")
-        return _Caller(self._fresh.current(), host, self._trust.pins)
+        options = self._fresh.current()
+        self._note()
+        return _Caller(options, host, self._trust.pins)
 
     def _make(self) -> CertificateOptions:
-        trust = self._trust
-        found = shown(trust.cert, trust.key) if trust.cert and trust.key else {}
-        if not trust.pins:
-            found["trustRoot"] = roots(trust.ca) if trust.ca else platformTrust()
-        return options_of(found)
+        trust, found, endings = self._trust, dict[str, Any](), list[Ending]()
+        if trust.cert and trust.key:
+            found = shown(trust.cert, trust.key)
+            endings.append(of_chain(trust.cert, chain_of(found), _REFUSED))
+        if trust.ca and not trust.pins:
+            signers = authorities(trust.ca)
+            endings += of_authorities(trust.ca, signers, _REFUSING)
+            found["trustRoot"] = roots(signers)
+        elif not trust.pins:
+            found["trustRoot"] = platformTrust()
+        options = options_of(found)
+        self._found = tuple(endings)
+        self._note()
+        return options
+
+    def _note(self) -> None:
+        for each in self._found:
+            self._endings.note(each)
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -1,8 +1,10 @@
 """Certificates and keys from files, as OpenSSL wants them; what is wrong is a TlsProblem."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.ssl import (
@@ -45,12 +47,21 @@ def options_of(shown: dict[str, Any]) -> CertificateOptions:
     return options
 
 
-def roots(ca: Path) -> Any:
-    """The CAs of a file, for the option `trustRoot`."""
+def chain_of(shown: dict[str, Any]) -> list[x509.Certificate]:
+    """The certificates among such options, the other end's first."""
+    return [each.to_cryptography() for each in (shown["certificate"], *shown["extraCertChain"])]
+
+
+def authorities(ca: Path) -> list[x509.Certificate]:
+    """The CAs of a file."""
     try:
-        found = read_certificates(_read(ca))
+        return read_certificates(_read(ca))
     except BadPem as error:
         raise TlsProblem(f"{ca} {error}") from None
+
+
+def roots(found: Sequence[x509.Certificate]) -> Any:
+    """CAs, for the option `trustRoot`."""
     return trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in found])
 
 

@@ -1,7 +1,6 @@
 """What a listener shows to who connects."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from OpenSSL import SSL
@@ -17,24 +16,24 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from rolemesh.config.tls import ServerTls
+from rolemesh.tls.ending import Ending, Endings, of_authorities, of_chain
 from rolemesh.tls.fresh import Fresh
-from rolemesh.tls.material import options_of, roots, shown
+from rolemesh.tls.material import authorities, chain_of, options_of, roots, shown
 
-SOON = timedelta(days=21)  # before its end a certificate is warned about
-REMIND = 86400.0  # seconds between two such warnings
+_REFUSED = "clients refuse it then; renew it, and it is used at once"
+_REFUSING = "nodes whose certificates it signed are refused then; make another with `rolemesh pki`"
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerSide:
-    """What a listener shows to who connects. `now` is the time of day."""
+    """What a listener shows to who connects. When that ends is noted in `endings`."""
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, tls: ServerTls, now: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: IReactorTime, tls: ServerTls, endings: Endings) -> None:
         self._tls = tls
-        self._now = now
-        self._reminded = 0.0
+        self._endings = endings
+        self._found: tuple[Ending, ...] = ()
         self._fresh = Fresh(clock, (tls.cert, tls.key, tls.client_ca), self._make)
         self.expires: datetime
 
@@ -48,31 +47,27 @@ class ServerSide:
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         options = self._fresh.current()
-        if abs(self._clock.seconds() - self._reminded) >= REMIND:
-            self._remind()
+        self._note()
         return options.serverConnectionForTLS(tlsProtocol)
 
     def _make(self) -> CertificateOptions:
         tls = self._tls
         found = shown(tls.cert, tls.key)
+        endings = [of_chain(tls.cert, chain_of(found), _REFUSED)]
         if tls.client_ca is not None:
-            found["trustRoot"] = roots(tls.client_ca)  # and so a certificate is required
+            signers = authorities(tls.client_ca)
+            endings += of_authorities(tls.client_ca, signers, _REFUSING)
+            found["trustRoot"] = roots(signers)  # and so a certificate is required
         options = options_of(found)
         self.expires = found["certificate"].to_cryptography().not_valid_after_utc
         self.log.info("certificate {path} until {end}", path=str(tls.cert), end=str(self.expires))
-        self._remind()
+        self._found = tuple(endings)
+        self._note()
         return options
 
-    def _remind(self) -> None:
-        self._reminded = self._clock.seconds()
-        left = self.expires - datetime.fromtimestamp(self._now(), UTC)
-        if left < SOON:
-            self.log.warn(
-                "certificate {path} {ends}: clients refuse it then; renew it, and it is used at"
-                " once",
-                path=str(self._tls.cert),
-                ends="has expired" if left < timedelta() else f"expires in {left.days} days",
-            )
+    def _note(self) -> None:
+        for each in self._found:
+            self._endings.note(each)
 
 
 class _TlsFactory(TLSMemoryBIOFactory):

@@ -52,6 +52,13 @@ class InviteTests(WrittenTests):
         self.assertEqual((record.node, record.roles, record.scopes), ("box2", "*", ()))
         self.assertEqual(record.expires_at, record.created + 7200)
 
+    def test_half_an_hour(self) -> None:
+        """For so long it holds where nobody says otherwise; the box is told the same."""
+        invite = self.code("box2", "--config", str(self.config))
+        [record] = read_key_file(self.tokens)
+        self.assertEqual(record.expires_at, record.created + 1800)
+        self.assertEqual(invite.until, int(record.created + 1800))
+
     def test_another_for_the_same_node(self) -> None:
         """It takes the place of the first, and says so."""
         self.code("box2", "--config", str(self.config))

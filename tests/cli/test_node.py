@@ -28,7 +28,13 @@ AWAY = GatewayStanding(
     "http://gw2:8000", "refused", "…", 12.0, "it refuses us: no valid key", 48.0, learned=True
 )
 STATUS = NodeStatus(
-    "box2", "1", (GATEWAY, AWAY), (READY, PAUSING), (GPU,), degraded="no record of gpu0: disk full"
+    "box2",
+    "1",
+    (GATEWAY, AWAY),
+    (READY, PAUSING),
+    (GPU,),
+    degraded="no record of gpu0: disk full",
+    warnings=("CA ca.pem expires in 9 days",),
 )
 
 
@@ -66,6 +72,7 @@ class NodeTests(SynchronousTestCase):
             [
                 "box2: rolemesh 1",
                 "  degraded: no record of gpu0: disk full",
+                "  warning: CA ca.pem expires in 9 days",
                 "  gateway http://gw:8000: registered for 61 s, told next in 3 s",
                 "  gateway http://gw2:8000 (told of by another): refused for 12 s, "
                 "told next in 48 s",

@@ -57,9 +57,18 @@ class GoOnTests(SynchronousTestCase):
         self.assertEqual(MOST_DEATHS, 2)
 
     def test_B18_a_fault_goes_on_once(self) -> None:
-        """A backend's own failure is tried at one other, as it may be the request's doing."""
+        """A backend's own failure is tried at one other, as it may be the request's doing, and
+        counts against it."""
+        self.assertIs(RULES[Outcome.FAULT].sign, Sign.BROKE)
         self.assertTrue(may_go_on(tries(Outcome.FAULT)))
         self.assertFalse(may_go_on(tries(Outcome.FAULT, Outcome.FAULT)))
+
+    def test_B9_B20_no_answers_count_against_a_backend(self) -> None:
+        """What is no answer, or a locked door, is another one's turn, and soon an ejection."""
+        for outcome in (Outcome.GARBLED, Outcome.LOCKED_OUT):
+            self.assertTrue(may_go_on(tries(outcome)))
+            move = MOVES[Condition.UP, RULES[outcome].sign or Sign.SERVED]
+            self.assertEqual((move.to, move.after), (Condition.EJECTED, 2))
 
     def test_the_last_one_decides(self) -> None:
         """Each outcome lets a first try go on as its rule says."""

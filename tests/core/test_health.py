@@ -36,6 +36,15 @@ def ejected(health: Health, now: float) -> Health:
     return after(*[S.BROKE] * 5, health=health, now=now)
 
 
+class WordsTests(SynchronousTestCase):
+    def test_B9_B20_an_ejection_says_what_for(self) -> None:
+        """Also once checks were answered since; no other condition says more than its name."""
+        for sign, count in ((S.MISFIT, 2), (S.BROKE, 5), (S.STUCK, 1)):
+            health = after(S.CHECK_OK, *[sign] * count, S.CHECK_OK)
+            self.assertEqual(str(health), f"ejected: {sign.value}")
+            self.assertEqual(str(after(S.ELAPSED, health=health)), "up")
+
+
 class TableTests(SynchronousTestCase):
     def test_each_row_is_the_move_that_step_makes(self) -> None:
         """`step` makes each move of the table at just the sign in a row that it names."""
@@ -132,7 +141,7 @@ class RowTests(SynchronousTestCase):
 
 
 class EjectionTests(SynchronousTestCase):
-    def test_it_grows_and_is_capped(self) -> None:
+    def test_P8_it_grows_and_is_capped(self) -> None:
         """Each ejection soon after another is 10 s longer, up to 300 s, and lasts to its end."""
         health, now = after(S.CHECK_OK), 0.0
         for n in range(1, 40):

@@ -40,6 +40,16 @@ class PaceTests(AllowanceCase):
             self.enter(self.key, now=float(second))
             self.refusal(self.key, now=float(second))
 
+    def test_another_span(self) -> None:
+        """What leaks out in a minute leaks out in that: here fifty in five seconds."""
+        pace = Pace(5.0)
+        for _ in range(50):
+            self.assertGreater(pace.left(50, 0.0), 0)
+            pace.take(50, 0.0)
+        self.assertEqual((pace.left(50, 0.05), pace.left(50, 0.1)), (0, 1))
+        self.assertAlmostEqual(pace.promise(50, 0.0), 0.1)
+        self.assertAlmostEqual(pace.reset(50, 1.0), 4.0)
+
     def test_says_what_and_when(self) -> None:
         """The refusal has the key's name, its limit, what is left and when to come."""
         key = evolve(self.key, rpm=1)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.errors import Refusal
 from rolemesh.core.model import Params
-from rolemesh.core.openai import MAX_DEPTH, Api, Ask, encode, read
+from rolemesh.core.openai import MAX_DEPTH, MOST_MEMBERS, Api, Ask, encode, read
 
 SECRET = "my secret prompt"
 
@@ -58,6 +58,13 @@ class BadBodyTests(SynchronousTestCase):
         self.assertEqual(read(Api.CHAT, nested(MAX_DEPTH)).model, None)
         for body in (nested(MAX_DEPTH + 1), nested(100_000), b"[" * 100_000):
             self.assertIn("deeper than 64", self.refused(body, "invalid_json").message)
+
+    def test_C10_too_many_members(self) -> None:
+        """One member too many is invalid_json; the server would take minutes over very many."""
+        most = {f"field{number}": 0 for number in range(MOST_MEMBERS)}
+        self.assertEqual(len(read(Api.CHAT, json.dumps(most).encode()).members), MOST_MEMBERS)
+        body = json.dumps({**most, "one": 1}).encode()
+        self.assertIn("more than 1000", self.refused(body, "invalid_json").message)
 
     def test_C10_brackets_in_text_do_not_count(self) -> None:
         """Brackets inside of texts neither add to the depth nor take away from it."""

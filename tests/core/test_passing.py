@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.attempts import Outcome
-from rolemesh.core.passing import LONGEST_MESSAGE, Passed, among, judge, judge_event, scrubbed
+from rolemesh.core.passing import (
+    LONGEST_MESSAGE,
+    Passed,
+    among,
+    judge,
+    judge_event,
+    judge_whole,
+    scrubbed,
+)
 
 TOO_LONG = {
     "code": 400,
@@ -59,6 +67,24 @@ class JudgeTests(SynchronousTestCase):
             told_claude = {**told, "code": "bad_request"}
             told_anthropic = {"type": "error", "error": told_claude, "request_id": "r1"}
             self.assertEqual(json.loads(passed.anthropic_body("r1")), told_anthropic)
+
+    def test_B19_the_request_s_own_fault_under_a_500(self) -> None:
+        """What llama-server cannot do for a request it says with a 500: it is the client's to know,
+        as a 400, and perhaps another server can."""
+        for message in (
+            "image input is not supported - hint: you may need to provide the mmproj",
+            "input (6005 tokens) is too large to process. increase the physical batch size",
+            "Failed to parse tools: Unsupported tool type: {}",
+            "'messages' is required",
+        ):
+            passed = self.passed(500, error(code=500, message=message, type="server_error"))
+            self.assertEqual((passed.status, passed.message), (400, message))
+            self.assertEqual((passed.type, passed.code), ("invalid_request_error", "bad_request"))
+            self.assertTrue(passed.elsewhere)
+        self.assertFalse(self.passed(400, error(message="'messages' is required")).elsewhere)
+        quoted = error(message="CUDA error: image input is not supported")
+        self.assertIs(judge(500, quoted), Outcome.FAULT)
+        self.assertIs(judge(502, error(message="'messages' is required")), Outcome.FAULT)
 
     def test_B19_whatever_its_form(self) -> None:
         """An error without a text, of an odd type or in no JSON still is one, without its bytes."""
@@ -132,6 +158,16 @@ class EventTests(SynchronousTestCase):
             self.assertIs(judge_event(error(code=code, message="x")), Outcome.FAULT)
         self.assertIs(judge_event(b'{"error":"broken"}'), Outcome.FAULT)
 
+    def test_B27_an_error_instead_of_an_answer(self) -> None:
+        """A 200 whose body begins with an error is that error; one that has an error somewhere, as
+        a response of a failed run, is an answer."""
+        for body in (b'{"error":"Returning 200 anyway"}', b' {\n "error" : {"message":"x"}}\n'):
+            self.assertIs(judge_whole(body), Outcome.FAULT)
+        self.assertIsInstance(judge_whole(error(**TOO_LONG)), Passed)
+        failed_run = b'{"id":"r","error":{"message":"x"}}'
+        for body in (b'{"error":null,"id":"r"}', failed_run, b'["error"]'):
+            self.assertIsNone(judge_whole(body))
+
     def test_no_error(self) -> None:
         """Tokens, an empty error, text that speaks of errors and broken JSON are none."""
         chunk = b'{"choices":[{"delta":{"content":"the word \\"error\\""}}]}'
@@ -175,7 +211,7 @@ class ScrubTests(SynchronousTestCase):
 
     def test_B19_length(self) -> None:
         """A message is cut at 1 KiB, and a path is not saved by the cut."""
-        self.assertEqual(len(scrubbed("x " * 9999)), LONGEST_MESSAGE)
+        self.assertEqual(len(scrubbed("x " * 9999)), 1024)
         self.assertNotIn("/srv", scrubbed("x" * (LONGEST_MESSAGE - 5) + " /srv/models/x.gguf"))
 
     @given(st.text(max_size=200))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -66,6 +68,16 @@ class CanTellTests(SynchronousTestCase):
         self.assertFalse(can_tell(Api.CHAT, {"return_progress": YES}, {"return_progress": True}))
         for api in (Api.RESPONSES, Api.MESSAGES, Api.EMBEDDINGS):
             self.assertFalse(can_tell(api, {}, {}))
+
+    def test_several_prompts(self) -> None:
+        """Not of several prompts, of which one is written while another is read; a list of tokens,
+        perhaps with text between them, is one."""
+        several: list[Any] = [["a", "b"], [[1, 2], [3]]]
+        for prompt in several:
+            self.assertFalse(can_tell(Api.COMPLETIONS, {}, {"prompt": prompt}))
+        one: list[Any] = ["a", ["a"], [1, 2], [1, "a"], []]
+        for prompt in one:
+            self.assertTrue(can_tell(Api.COMPLETIONS, {}, {"prompt": prompt}))
 
     def test_how(self) -> None:
         """One member more; those of the request are as they were."""

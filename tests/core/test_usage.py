@@ -168,8 +168,15 @@ class WholeAnswerTests(SynchronousTestCase):
 
     def test_other_bodies_cost_nothing(self):
         """What is no such answer has no known cost, and never raises."""
-        for body in (b"", b"[]", b"{", b'{"usage":null}', b'{"usage":[]}', b"\xff", b"[" * 10**5):
+        for body in (b"[]", b"{NaN}", b'{"usage":null}', b'{"usage":[]}', b"\xff", b"[" * 10**5):
             self.assertEqual(usage_of_json(Api.CHAT, body), Usage(), body[:10])
+
+    def test_P3_a_body_cut_short(self):
+        """None, wherever it was cut."""
+        choice = {"message": {"content": "a"}}
+        body = json.dumps({"choices": [choice], "usage": CHAT_USAGE}).encode()
+        for at in range(len(body)):
+            self.assertIsNone(usage_of_json(Api.CHAT, body[:at]), body[:at])
 
     def test_relayed_answer(self):
         """A JSON answer that is relayed unread is counted from its tail."""

@@ -75,6 +75,13 @@ def _drip(whole: str) -> Iterator[bytes]:
     return chain([stream_head()], repeat(chunk(event(WORD)), int(whole or 0)), drops)
 
 
+def _pings(whole: str) -> Iterator[bytes]:
+    """As many events, then what llama-server says while its model says nothing."""
+    return chain(
+        [stream_head()], repeat(chunk(event(WORD)), int(whole or 0)), repeat(chunk(wire.PING))
+    )
+
+
 def _drip_body(_: str) -> Iterator[bytes]:
     return chain([_whole(_length(len(WHOLE)))[: -len(WHOLE)]], _single_bytes(WHOLE))
 
@@ -124,6 +131,7 @@ CANNED: Mapping[str, Canned] = {
     "surplus-body": Canned(_bytes(_whole(_length(len(WHOLE)), WHOLE + WHOLE)), Ending.KEEP),
     # B14
     "drip": Canned(_drip, Ending.HANG, 0.05),
+    "pings": Canned(_pings, Ending.HANG, 0.05),
     "drip-body": Canned(_drip_body, Ending.HANG, 0.05),
     # B16, B17
     "loading": Canned(_bytes(json_answer(503, LOADING, wire.CLOSE))),

@@ -23,10 +23,10 @@ from rolemesh.config.tls import ServerTls, Trust
 class Pki:
     """One CA and its folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: datetime | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.authority = new_authority("Test CA", datetime.now(UTC))
+        self.authority = new_authority("Test CA", now or datetime.now(UTC))
         self.ca = folder / "ca.pem"
         write_private(self.ca, self.authority.certificate_pem())
 
@@ -42,9 +42,10 @@ class Pki:
         pair = new_server(self.authority, names, now or datetime.now(UTC))
         return ServerTls(*self.write(pair, file))
 
-    def client(self, node: str) -> Trust:
-        """What a node shows, and that it trusts this CA."""
-        cert, key = self.write(new_client(self.authority, node, datetime.now(UTC)), f"node-{node}")
+    def client(self, node: str, now: datetime | None = None) -> Trust:
+        """What a node shows, and that it trusts this CA; issued `now`."""
+        pair = new_client(self.authority, node, now or datetime.now(UTC))
+        cert, key = self.write(pair, f"node-{node}")
         return Trust(ca=self.ca, cert=cert, key=key)
 
     def short(self) -> ServerTls:

@@ -113,6 +113,9 @@ class RawClient(Protocol):
     def get(self, path: str, headers: Mapping[str, str] = NONE, close: bool = True) -> None:
         self._send("GET", path, {"Host": "localhost", **headers}, b"", close)
 
+    def delete(self, path: str, headers: Mapping[str, str] = NONE, close: bool = True) -> None:
+        self._send("DELETE", path, {"Host": "localhost", **headers}, b"", close)
+
     def _send(self, verb: str, path: str, fields: dict[str, str], body: bytes, close: bool) -> None:
         if close:
             fields["Connection"] = "close"

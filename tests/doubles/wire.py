@@ -11,6 +11,7 @@ BASE_HEADERS = "Server: llama.cpp\r\nAccess-Control-Allow-Origin: \r\n"
 KEEP, CLOSE = "Keep-Alive: timeout=5, max=100\r\n", "Connection: close\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 DONE = b"[DONE]"
+PING = b":\n\n"  # a comment, in a stream that has been silent for a while
 
 
 @frozen

@@ -1,7 +1,7 @@
 """A site behind the edge, in memory, and connections to it made of bytes."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attrs import field, frozen
@@ -16,8 +16,9 @@ from twisted.web import server
 from twisted.web.resource import Resource
 from zope.interface import directlyProvides
 
-from rolemesh.gateway.edge import EdgeChannel, EdgeSite, Limits, build_site
+from rolemesh.gateway.edge import EdgeChannel
 from rolemesh.gateway.edge_request import EdgeRequest
+from rolemesh.gateway.edge_site import EdgeSite, Limits
 
 GET = b"GET /a HTTP/1.1\r\nHost: gw\r\n\r\n"
 LIMITS = Limits()
@@ -100,15 +101,21 @@ class EdgeTestCase(SynchronousTestCase):
         self.echo = Echo()
         self.site = self.build(self.echo)
 
-    def build(self, resource: Any, limits: Limits = LIMITS, **more: Any) -> EdgeSite:
+    def build(
+        self,
+        resource: Any,
+        limits: Limits = LIMITS,
+        screen: Callable[[EdgeRequest], None] = lambda _: None,
+    ) -> EdgeSite:
         names = (f"req_{n}" for n in range(10**6))
-        self.site = build_site(
+        self.site = EdgeSite(
+            EdgeChannel,
             resource,
             self.clock,
-            lambda: next(names),
             limits,
+            lambda: next(names),
             lambda refusal, id, peer: self.refused.append((refusal.code, id, peer)),
-            **more,
+            screen,
         )
         return self.site
 

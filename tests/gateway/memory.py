@@ -24,7 +24,7 @@ from rolemesh.config.gateway import GatewaySettings
 from rolemesh.config.listeners import Listener
 from rolemesh.core.model import Policy, Role, Target
 from rolemesh.gateway.life import GatewayLife
-from rolemesh.gateway.tap import build
+from rolemesh.gateway.wiring import build
 from tests.doubles import raw, wire
 
 CHAT = "/v1/chat/completions"
@@ -171,7 +171,7 @@ class Server:
     """A backend on a port of the memory net: answers checks by itself and keeps work for the test.
 
     `mood` is accept, refuse or silent; `health` and `props` are a status with a body, None for no
-    answer. `checks` are the paths of the checks that it got.
+    answer; `slots` is what it tells of its slots. `checks` are the paths of the checks that it got.
     """
 
     def __init__(self, net: "Net", port: int) -> None:
@@ -181,6 +181,7 @@ class Server:
         self.mood = "accept"
         self.health: tuple[int, Any] | None = (200, {"status": "ok"})
         self.props: tuple[int, Any] | None = NOT_LLAMA
+        self.slots: Callable[[], Any] = lambda: {"data": []}
         self.checks: list[str] = []
         self.work: list[Exchange] = []
 
@@ -209,7 +210,8 @@ class Server:
             return
         self.checks.append(exchange.request.path)
         path = exchange.request.path
-        answer = {"/health": self.health, "/props": self.props}.get(path, (200, {"data": []}))
+        known = {"/health": self.health, "/props": self.props, "/slots": (200, self.slots())}
+        answer = known.get(path, (200, {"data": []}))
         if answer is not None and not exchange.left:
             exchange.json(*answer)
 
@@ -231,12 +233,14 @@ class Names:
 
 
 class Net(MemoryReactorClock):
-    """A reactor whose connections lead to servers of the test, by port."""
+    """A reactor whose connections lead to servers of the test, by port; `threaded` counts the calls
+    that were given to a thread."""
 
     def __init__(self) -> None:
         super().__init__()
         self.nameResolver = Names()
         self.servers: dict[int, Server] = {}
+        self.threaded = 0
 
     def server(self) -> Server:
         server = Server(self, 8081 + len(self.servers))
@@ -271,6 +275,7 @@ class Net(MemoryReactorClock):
 
     def callInThreadWithCallback(self, told: Any, call: Any, *args: Any) -> None:
         """Do at once what a thread would do."""
+        self.threaded += 1
         told(True, call(*args))
 
     def callFromThread(self, call: Any, *args: Any) -> None:

@@ -14,12 +14,19 @@ from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, mint
 from rolemesh.core.model import Policy, Role, Target
 from rolemesh.gateway.life import GatewayLife
-from rolemesh.gateway.tap import build
+from rolemesh.gateway.wiring import build
 from tests.doubles import raw
 from tests.doubles.fakellama import Fakellama
-from tests.doubles.mesh import CHAT, MeshCase
+from tests.doubles.mesh import CHAT, MeshCase, Stalls, patient
 
 FREE_WITHIN = 0.25  # seconds from a client's last packet to the upstream's close
+
+
+class Morning:
+    """A time of day at which no day ends."""
+
+    def time(self) -> float:
+        return 1.8e9  # 8 in the morning
 
 
 class RowCase(MeshCase):
@@ -70,6 +77,11 @@ class RowCase(MeshCase):
         client.transport.write(data)
         return await client.closed
 
+    async def waits(self, id: str) -> bool:
+        """Whether a request that nothing answers yet has come as far as a queue."""
+        found = await raw.get(reactor, self.port, f"/v1/requests/{id}")
+        return found.status == 200
+
     async def record(self, id: str) -> dict[str, Any]:
         """What the gateway remembers of a request."""
         found: dict[str, Any] = (await raw.get(reactor, self.port, f"/v1/requests/{id}")).json
@@ -78,21 +90,22 @@ class RowCase(MeshCase):
     async def assert_freed(self, client: raw.RawClient, fake: Fakellama, *, reset: bool) -> None:
         """When the client leaves, the backend's connection is closed in time."""
         (call,) = fake.running
-        left = reactor.seconds()
-        if reset:
-            client.leave()
-        else:
-            client.transport.loseConnection()
-        await self.until("the upstream is closed", lambda: not fake.running)
+        with Stalls() as stalls:
+            left = reactor.seconds()
+            if reset:
+                client.leave()
+            else:
+                client.transport.loseConnection()
+            await self.until("the upstream is closed", lambda: not fake.running)
         self.assertEqual(call.outcome, "left")
         assert call.ended_at is not None
-        self.assertLess(call.ended_at - left, FREE_WITHIN)
+        self.assertLess(call.ended_at - left - stalls.seconds, FREE_WITHIN)
 
     async def assert_slot_free(self, by: str) -> None:
         """The next request is served at once, by the same backend."""
         answer = await self.ask()
         self.assert_served(answer, by)
-        self.assertEqual(answer.headers["x-rolemesh-queue-ms"], "0")
+        self.assertLess(int(answer.headers["x-rolemesh-queue-ms"]), 100)
 
 
 def role(
@@ -101,4 +114,5 @@ def role(
     """A role over doubles or URLs, the first one first."""
     urls = [each if isinstance(each, str) else each.url for each in backends]
     use = tuple(Target(url=url, slots=slots) for url in urls)
-    return Role(name, **{"use": use, "policy": Policy.FIRST, **more})
+    usual = {"use": use, "policy": Policy.FIRST, "timeouts": patient()}
+    return Role(name, **{**usual, **more})

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Sign
 from rolemesh.core.model import Backend, BackendId, Policy, QueueLimits, Role, Target
-from rolemesh.core.report import Registration
 from rolemesh.core.routing import Need
 from rolemesh.gateway.admission import Admission, Grant, Want
+from rolemesh.gateway.entries import Props
 from rolemesh.gateway.registry import Registry
 
 CODER = Role("coder", use=(Target(url="http://a"), Target(url="http://b")), policy=Policy.FIRST)
@@ -70,6 +70,48 @@ class AdmissionCase(SynchronousTestCase):
 
 class SlotTests(AdmissionCase):
     """No backend has more in flight than it has slots."""
+
+    def test_P5_slots_of_a_server_with_two_names(self) -> None:
+        """Named with a model and without, a server has its slots once; who waits by the one name
+        gets the slot that the other name had."""
+        plain, named = Target(url="http://a"), Target(url="http://a:80", model="m")
+        self.serve_targets(plain, named, slots=2)
+        one, other = Role("one", use=(plain,)), Role("other", use=(named,))
+        first, second = self.granted(one), self.granted(other)
+        waiting = [self.acquire(one), self.acquire(other)]
+        self.turn()
+        for each in waiting:
+            self.assertNoResult(each)
+        for grant in (first, second):
+            grant.release()
+            self.turn()
+            self.assertEqual(self.in_flight(), 2)
+        for each in waiting:
+            self.successResultOf(each)
+
+    def test_P5_slots_of_several_models(self) -> None:
+        """At one URL they have slots of their own, unless it turns out to be a llama-server."""
+        models = [Target(url="http://a", model=model) for model in "mn"]
+        self.serve_targets(*models, slots=1)
+        roles = [Role(f"r{at}", use=(target,)) for at, target in enumerate(models)]
+        self.granted(roles[0])
+        self.granted(roles[1]).release()
+        self.registry.read(BackendId("static", "0"), Props(slots=1))
+        waiting = self.acquire(roles[1])
+        self.turn()
+        self.assertNoResult(waiting)
+
+    def serve_targets(self, *targets: Target, slots: int) -> None:
+        """Each of these as a backend of its own."""
+        backends = {
+            target: Backend(
+                BackendId("static", str(at)), target.url or "", model=target.model, slots=slots
+            )
+            for at, target in enumerate(targets)
+        }
+        self.registry.set_static(backends)
+        for backend in backends.values():
+            self.registry.sign(backend.id, Sign.CHECK_OK)
 
     def test_P5_slots(self) -> None:
         """Of many requests as many are under way as there are slots, until all were served."""
@@ -210,8 +252,7 @@ class TurnTests(AdmissionCase):
         self.queue("pinned", node="static")
         self.queue("free")
         other = Backend(BackendId("box2", "server"), "http://c", roles=frozenset({"coder"}))
-        told = Registration("box2", base_url="http://c", roles=("coder",))
-        self.registry.register(told, [other])
+        self.registry.report("box2", [(other, None)])
         self.registry.sign(other.id, Sign.CHECK_OK)
         self.turn()
         self.assertEqual(self.served, ["free"])

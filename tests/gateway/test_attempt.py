@@ -117,6 +117,15 @@ class WholeTests(GatewayCase):
         self.turn()
         self.assertEqual(client.answer.status, 200)
 
+    def test_B28_another_type(self) -> None:
+        """What looks like JSON under another name is no answer either."""
+        self.ask()
+        said = wire.json_answer(200, whole("hi")).replace(b"application/json", b"text/plain", 1)
+        self.a.work[0].say(said)
+        self.a.work[0].end()
+        self.turn()
+        self.assertEqual(len(self.b.work), 1)
+
     def test_B28_no_json(self) -> None:
         """HTML, words, and JSON that does not end are no answers, whatever their name."""
         for body in (b"<html>", b"", b'{"a": 1', b"hello"):
@@ -238,13 +247,24 @@ class StreamTests(GatewayCase):
         self.turn()
         self.assertFalse(client.answered)
 
-    def test_whole_answer_to_a_stream(self) -> None:
-        """A backend that answers a stream's request as a whole is passed on as it answers."""
-        client = self.stream()
-        self.a.work[0].json(200, whole("hi"))
+    def test_B28_a_stream_where_there_can_be_none(self) -> None:
+        """Events in answer to what has none, whoever asked for them, are no answer."""
+        for stream in (False, True):
+            self.setUp()
+            client = self.ask("/v1/embeddings", input="hi", stream=stream)
+            self.a.work[0].head()
+            self.a.work[0].text("hi", finish="stop")
+            self.a.work[0].done()
+            self.turn()
+            self.assertEqual(len(self.b.work), 1)
+            self.assertFalse(client.answered)
+
+    def test_embeddings_have_no_stream(self) -> None:
+        """Where there is nothing to stream, an answer as a whole is what was asked for."""
+        client = self.ask("/v1/embeddings", input="hi", stream=True)
+        self.a.work[0].json(200, {"data": []})
         self.turn()
-        self.assertEqual(client.answer.json, whole("hi"))
-        self.assertTrue(client.answer.finished)
+        self.assertEqual(client.answer.json, {"data": []})
 
 
 class ReadingTests(GatewayCase):

@@ -14,12 +14,12 @@ from twisted.internet.tcp import Client, Connection
 
 from rolemesh.core.model import QueueLimits
 from rolemesh.core.openai import Api
-from rolemesh.gateway import delivery, relay
+from rolemesh.gateway import attempt, relay
 from rolemesh.gateway.life import GatewayLife
 from tests.doubles import raw
 from tests.doubles.blackhole import BlackHole
 from tests.doubles.fakellama import Fakellama
-from tests.doubles.mesh import CHAT, sleep
+from tests.doubles.mesh import CHAT, Stalls, sleep
 from tests.doubles.slots import Speed
 from tests.gateway.http_corpus import BAD
 from tests.gateway.row_case import FREE_WITHIN, RowCase, role
@@ -73,10 +73,6 @@ class LeavingTests(RowCase):
         self.assert_served(await behind, "coder")
         self.assertEqual(len(fake.work), 2)
 
-    async def waits(self, id: str) -> bool:
-        found = await raw.get(reactor, self.port, f"/v1/requests/{id}")
-        return found.status == 200
-
     async def left(self, id: str) -> bool:
         return (await self.record(id))["end"] != "under way"
 
@@ -91,13 +87,15 @@ class LeavingTests(RowCase):
         for reset in (True, False):
             client = await self.send({"X-Request-Id": f"c{reset}"})
             await self.until("it connects", lambda: bool(set(_connecting()) - before))
-            mine, left = set(_connecting()) - before, reactor.seconds()
-            if reset:
-                client.leave()
-            else:
-                client.transport.loseConnection()
-            await self.until("it is given up", lambda mine=mine: not mine & set(_connecting()), 1.0)
-            self.assertLess(reactor.seconds() - left, FREE_WITHIN)
+            mine = set(_connecting()) - before
+            with Stalls() as stalls:
+                left = reactor.seconds()
+                if reset:
+                    client.leave()
+                else:
+                    client.transport.loseConnection()
+                await self.until("it is given up", lambda mine=mine: not mine & set(_connecting()))
+            self.assertLess(reactor.seconds() - left - stalls.seconds, FREE_WITHIN)
             self.assertEqual((await self.record(f"c{reset}"))["status"], 499)
 
     async def test_C2_while_the_prompt_is_read(self) -> None:
@@ -139,11 +137,13 @@ class LeavingTests(RowCase):
         await self.mesh(role(fake))
         client = await self.send(stream=True, max_tokens=1000)
         await client.seen(b"data:")
-        (call,), left = fake.running, reactor.seconds()
-        client.transport.loseWriteConnection()
-        await self.until("the upstream is closed", lambda: not fake.running)
+        (call,) = fake.running
+        with Stalls() as stalls:
+            left = reactor.seconds()
+            client.transport.loseWriteConnection()
+            await self.until("the upstream is closed", lambda: not fake.running)
         assert call.ended_at is not None
-        self.assertLess(call.ended_at - left, FREE_WITHIN)
+        self.assertLess(call.ended_at - left - stalls.seconds, FREE_WITHIN)
 
     async def test_C2_many_leave_and_nothing_is_left(self) -> None:
         """Forty clients that leave at any moment leave no call, no slot and no wait behind."""
@@ -155,8 +155,8 @@ class LeavingTests(RowCase):
         for n, client in enumerate(clients):
             await sleep(0.03 if n % 5 == 0 else 0.0)
             client.leave()
-        await self.until("all are gone", lambda: not fake.running, 1.0)
-        await self.until("every slot is free", lambda: fake.slots.busy == 0, 1.5)
+        await self.until("all are gone", lambda: not fake.running)
+        await self.until("every slot is free", lambda: fake.slots.busy == 0)
         fake.slots.speed = Speed()
         await self.assert_slot_free("coder")
 
@@ -196,7 +196,7 @@ class SlowReaderTests(RowCase):
 
     async def test_C3_who_reads_nothing_is_given_up(self) -> None:
         """After its patience both ends are closed, the record says so, the slot is free."""
-        self.patch(delivery, "Patience", partial(relay.Patience, reader=0.3))
+        self.patch(attempt, "Patience", partial(relay.Patience, reader=0.3))
         fake = self.fake("endless", slots=1)
         await self.mesh(role(fake))
         client = await self.send({"X-Request-Id": "slow"}, stream=True)
@@ -244,7 +244,7 @@ class EdgeTests(RowCase):
 
     async def test_C4_a_slow_head_is_late_while_others_are_served(self) -> None:
         """A head that drips is 408 at its deadline, and cost nobody else anything."""
-        await self.gateway_with(head_seconds=0.4)
+        await self.gateway_with(head_seconds=3.0)
         dripping = self.drip(f"POST {CHAT} HTTP/1.1\r\nX-Drip: ".encode(), b"a")
         answers = await gatherResults([Deferred.fromCoroutine(dripping), self.ask()])
         self.assert_refused(answers[0], 408, "request_timeout", retry=False)
@@ -252,7 +252,7 @@ class EdgeTests(RowCase):
 
     async def test_C5_a_slow_body_is_late(self) -> None:
         """So is a body that drips; nothing of it reaches a backend."""
-        fake = await self.gateway_with(body_seconds=0.4)
+        fake = await self.gateway_with(body_seconds=1.0)
         head = f"POST {CHAT} HTTP/1.1\r\n{JSON}Content-Length: 1000\r\n\r\n{{".encode()
         self.assert_refused(await self.drip(head, b" "), 408, "request_timeout", retry=False)
         self.assertEqual(fake.work, [])
@@ -272,7 +272,7 @@ class EdgeTests(RowCase):
 
     async def test_C6_idle_connections_are_closed(self) -> None:
         """A kept connection on which nothing comes is closed after its time."""
-        await self.gateway_with(idle_seconds=0.3)
+        await self.gateway_with(idle_seconds=1.0)
         client = await self.connect()
         client.get("/health", close=False)
         answer = await client.closed
@@ -545,7 +545,7 @@ class ConnectionTests(RowCase):
 
     async def test_C28_behind_a_stream(self) -> None:
         """A request on a connection whose stream still runs waits for its end, and is answered."""
-        fake = self.fake(slots=4, speed=Speed(decode=30))
+        fake = self.fake(slots=4, speed=Speed(decode=1))
         await self.mesh(role(fake))
         client = await self.connect()
         client.transport.write(self.pipelined("one", stream=True))
@@ -553,6 +553,7 @@ class ConnectionTests(RowCase):
         client.transport.write(self.pipelined("two"))
         await sleep(0.05)
         self.assertEqual(len(fake.work), 1)
+        fake.slots.speed = Speed()
         await self.until("both are answered", lambda: client.data.count(b"HTTP/1.1 200 ") == 2)
         self.assertEqual(self.answered(client), ["one", "two"])
         self.assertLess(client.data.index(b"[DONE]"), client.data.index(b"HTTP/1.1 200 ", 1))
@@ -660,10 +661,9 @@ class KeyTests(RowCase):
         """Who guesses is told to wait in headers that clients obey; a good key still passes."""
         good, path = self.key()
         await self.mesh(role(self.fake()), keys=path)
-        answers = [await self.ask() for _ in range(20)]
-        self.assertEqual(answers[0].status, 401)
+        answers = await gatherResults([self.ask() for _ in range(50)])
         limited = [each for each in answers if each.status == 429]
-        self.assertTrue(limited)
+        self.assertEqual({each.status for each in answers}, {401, 429})
         self.assert_refused(limited[0], 429, "rate_limit_exceeded", retry=True)
         self.assertGreaterEqual(int(limited[0].headers["retry-after"]), 1)
         self.assertGreaterEqual(int(limited[0].headers["retry-after-ms"]), 1)
@@ -676,7 +676,7 @@ class KeyTests(RowCase):
         first = await self.send(stream=True, max_tokens=1000)
         await first.seen(b"data:")
         second = await self.send({"X-Request-Id": "second"})
-        await sleep(0.05)
+        await self.until("it waits", partial(self.waits, "second"))
         answer = await self.ask()
         self.assert_refused(answer, 429, "role_saturated", retry=True)
         self.assertLessEqual(1, int(answer.headers["retry-after"]))

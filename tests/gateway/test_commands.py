@@ -306,6 +306,30 @@ class LogTests(CommandCase):
         self.assertTrue(self.answer(id, lines=["anew"], more=True)["more"])
         self.assertEqual(self.shown(reader), ["a", "b", "anew"])
 
+    def test_node_goes_on_where_it_was(self) -> None:
+        """What it is told again says behind which line; also one of whom one part was heard."""
+        reader, id = self.follow()
+        self.answer(id, lines=["a"], more=True, at="1:1:x")
+        self.answer(id, lines=["a"], more=True, at="1:1:x")
+        self.agent.leave()
+        (command,) = self.heard(self.connect())
+        self.assertEqual((command["id"], command["after"]), (id, "1:1:x"))
+        self.answer(id, lines=["anew"], more=True, at="2:1:x")
+        self.assertEqual(self.shown(reader), ["a", "anew"])
+        self.assertEqual([each["at"] for each in reader.answer.events], ["1:1:x", "2:1:x"])
+
+    def test_reader_comes_back(self) -> None:
+        """What it says of where it was goes to the node; a log without news says where it is."""
+        self.connect()
+        reader = self.client().send("GET", f"{LOGS}?follow=1&after=1:1:x", None, {}, False)
+        (command,) = self.heard()
+        self.assertEqual(command["after"], "1:1:x")
+        self.answer(command["id"], more=True, at="1:1:x")
+        self.answer(command["id"], part=1, more=True, at="1:1:x")
+        self.assertEqual(reader.answer.events, [{"lines": [], "at": "1:1:x"}])
+        long = self.client().send("GET", f"{LOGS}?follow=1&after={'x' * 65}")
+        self.assert_refused(long.answer, 400, "bad_request")
+
     def test_node_falls_silent(self) -> None:
         """A reader is not left waiting for a node that is gone: it is told, and the stream ends."""
         reader, id = self.follow()

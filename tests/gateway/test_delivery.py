@@ -164,7 +164,9 @@ class CutTests(StreamCase):
         message = client.answer.events[-1]["error"]["message"]
         self.assertIn("static/coder-1 went away", message)
         self.assertIn("'coder' is ready 1/2", message)
+        self.assertIn(", after 2 events;", message)
         self.assertTrue(self.end().startswith("cut:"))
+        self.assertIn("after 2 events", self.end())
 
     def test_half_an_event(self) -> None:
         """Half an event is kept back, so that the error behind it can be read."""
@@ -356,6 +358,27 @@ class RescueTests(GatewayCase):
         self.assertIn(b": static/coder-1 went away", answer.body)
         outcomes = [each["outcome"] for each in self.record(self.asked)["attempts"]]
         self.assertEqual(outcomes, ["cut", "served"])
+
+    def test_B8_cut_in_the_usage(self) -> None:
+        """All words are there and half an event is not: the answer ends, and nobody goes on."""
+        self.a.work[0].text(finish="stop")
+        self.a.work[0].say(wire.chunk(b'data: {"choices":[],"usage":{"prompt'))
+        self.cut()
+        answer = self.asked.answer
+        self.assertEqual((answer.text, answer.data_lines[-1]), ("onetwo", b"[DONE]"))
+        self.assertNotIn(b'"usage"', answer.body)
+        self.assertTrue(answer.finished)
+        self.assertEqual(self.b.work, [])
+
+    def test_P3_cut_in_a_tool_call(self) -> None:
+        """What cannot be rescued ends in the error's event, with no half event before it."""
+        self.a.work[0].event(
+            {"choices": [{"index": 0, "finish_reason": None, "delta": {"tool_calls": [{}]}}]}
+        )
+        self.a.work[0].say(wire.chunk(b'data: {"choices":[{"delta'))
+        self.cut()
+        self.assert_broken_off(self.asked.answer, "upstream_disconnected")
+        self.assertNotIn(b'[{"delta\n', self.asked.answer.body)
 
     def test_asked_for_the_rest(self) -> None:
         """The second backend is given what was said, and asked for no more than what is left."""

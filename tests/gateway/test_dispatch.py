@@ -11,6 +11,8 @@ TOO_LONG = wire.error(
     400, "exceed_context_size_error", "too long", n_prompt_tokens=5000, n_ctx=4096
 )
 
+NO_PICTURES = wire.error(500, "server_error", "image input is not supported")
+
 
 def load(exchange: Exchange) -> None:
     exchange.json(503, LOADING)
@@ -28,6 +30,17 @@ def talk_html(exchange: Exchange) -> None:
     exchange.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<hr>")
 
 
+def cut_short(exchange: Exchange) -> None:
+    """As a body that ends with its connection can be: its last byte is a brace all the same."""
+    cut = b'{"choices":[{"index":0}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    exchange.say(head % len(cut) + cut)
+
+
+def call_it_ok(exchange: Exchange) -> None:
+    exchange.json(200, {"error": "Unexpected endpoint or method. Returning 200 anyway"})
+
+
 def begin_and_die(exchange: Exchange) -> None:
     exchange.head()
     exchange.die()
@@ -41,6 +54,8 @@ BEFORE_A_BYTE: tuple[tuple[Callable[[Exchange], None], str], ...] = (
     (fault, "fault"),
     (lock_out, "locked_out"),
     (talk_html, "garbled"),
+    (cut_short, "garbled"),
+    (call_it_ok, "fault"),
 )
 
 
@@ -51,6 +66,16 @@ class DispatchCase(GatewayCase):
         """Let the latest request of a server be answered."""
         server.work[-1].json(200, whole(text))
         self.turn()
+
+    def play(self, server: Server, stream: bool) -> None:
+        """Let the latest request of a server be answered as it was asked."""
+        if stream:
+            server.work[-1].head()
+            server.work[-1].text("hi", finish="stop")
+            server.work[-1].finish()
+            self.turn()
+        else:
+            self.serve(server)
 
     def outcomes(self, client: Client) -> list[str]:
         return [each["outcome"] for each in self.record(client)["attempts"]]
@@ -73,7 +98,7 @@ class AgainTests(DispatchCase):
                 client = self.ask(stream=stream)
                 fail(a.work[0])
                 self.turn()
-                self.serve(b)
+                self.play(b, stream)
                 self.assert_served(client, "coder-2")
                 self.assertEqual(self.outcomes(client), [outcome, "served"], fail.__name__)
                 self.assertEqual(client.answer.headers["x-rolemesh-attempts"], "2")
@@ -99,6 +124,21 @@ class AgainTests(DispatchCase):
         self.assertIn("'coder' is ready 0/2", str(error["message"]))
         self.assertEqual(client.answer.headers["x-should-retry"], "true")
         self.assertEqual(client.answer.headers["retry-after"], "2")
+        again = self.ask()
+        self.assert_refused(again.answer, 503, "role_unavailable")
+        self.assertEqual(again.answer.headers["retry-after"], "2")
+
+    def test_B1_three_at_most(self) -> None:
+        """Of five that refuse three are asked, each once, and no time passes between them."""
+        servers = self.mesh(5)
+        for server in servers:
+            server.mood = "refuse"
+        began, client = self.net.seconds(), self.ask()
+        self.turn()
+        self.assert_refused(client.answer, 503, "role_unavailable")
+        self.assertEqual(self.outcomes(client), ["refused"] * 3)
+        self.assertEqual(self.net.seconds(), began)
+        self.assertEqual(self.ready(), (2, 5))
 
     def test_B2_black_hole(self) -> None:
         """A connect that nobody answers is left at the role's connect timeout."""
@@ -346,6 +386,36 @@ class ElsewhereTests(DispatchCase):
         self.assertIn("5000 tokens > 4500 maximum", str(error["message"]))
         self.assertEqual(b.work, [])
 
+    def test_B19_what_one_cannot_do_another_perhaps_can(self) -> None:
+        """A picture for a model that sees none goes to the role's other backend, and so on to the
+        third; none of them has failed."""
+        servers = self.mesh(4)
+        client = self.ask()
+        for server in servers[:2]:
+            server.work[0].json(500, NO_PICTURES)
+            self.turn()
+        self.serve(servers[2])
+        self.assert_served(client, "coder-3")
+        self.assertEqual(self.outcomes(client), ["served"] * 3)
+
+    def test_B19_what_none_can_do(self) -> None:
+        """The client is told why, in the backend's words, however often it asks; nobody is ejected
+        or overrun, and the request is no poison."""
+        servers = self.mesh(4)
+        asked: list[Exchange] = []
+        for _ in range(6):
+            client = self.ask(stream=True)
+            for _ in range(3):
+                works = [each for server in servers for each in server.work if each not in asked]
+                works[0].json(500, NO_PICTURES)
+                self.turn()
+                asked += works
+            error = self.assert_refused(client.answer, 400, "bad_request")
+            self.assertEqual(error["message"], "image input is not supported")
+            self.assertEqual(client.answer.headers["x-should-retry"], "false")
+        self.assertEqual(len(asked), 18)
+        self.assertEqual(self.ready(), (4, 4))
+
     def test_too_long_gives_the_slot_back(self) -> None:
         """The first backend is free for others while the larger one answers."""
         a, _ = self.sized(4096, 65536)
@@ -407,13 +477,15 @@ class QueueTests(DispatchCase):
         self.assert_refused(self.ask().answer, 429, "role_saturated")
 
     def test_wait_of_the_client(self) -> None:
-        """A role with no wait of its own waits as long as its client says that it reads."""
-        self.setUp_auto()
-        second = self.ask(headers={"X-Stainless-Read-Timeout": "20"})
-        self.net.spend(19.5)
-        self.assertFalse(second.answered)
-        self.net.spend(1)
-        self.assert_refused(second.answer, 429, "role_saturated")
+        """A role with no wait of its own waits nearly as long as its client says that it reads: who
+        has left would not see the refusal, nor when to come back."""
+        for told, waits in (("20", 19), ("1", 0.25)):
+            self.setUp_auto()
+            second = self.ask(headers={"X-Stainless-Read-Timeout": told})
+            self.net.spend(waits)
+            self.assertFalse(second.answered)
+            self.net.spend(float(told) - waits - 0.125)
+            self.assert_refused(second.answer, 429, "role_saturated")
 
     def setUp_auto(self) -> None:
         GatewayCase.setUp(self)

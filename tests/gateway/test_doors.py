@@ -2,8 +2,9 @@
 
 import json
 import socket
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from rolemesh.config.private import write_private
 from rolemesh.config.tls import ServerTls, Trust
 from rolemesh.core.keys import ENTROPY, KeyKind, mint
 from rolemesh.core.model import Role, Target
-from rolemesh.gateway import delivery, relay
+from rolemesh.gateway import attempt, relay
 from rolemesh.gateway.certified import is_of
-from rolemesh.gateway.tap import build
+from rolemesh.gateway.wiring import build
 from rolemesh.tls.client import ClientSide
+from rolemesh.tls.ending import Endings
 from tests.doubles import raw
 from tests.doubles.mesh import CHAT, MeshCase
 from tests.doubles.pki import Pki, pin_of_file
@@ -62,7 +64,7 @@ class DoorCase(MeshCase):
 
     async def call(self, trust: Trust | None = None) -> raw.RawClient:
         """A connection over TLS."""
-        side = ClientSide(reactor, trust or self.trust)
+        side = ClientSide(reactor, trust or self.trust, Endings(reactor, time.time))
         side.load()
         plain = TCP4ClientEndpoint(reactor, "127.0.0.1", self.secure)
         creator = side.creatorForNetloc(b"localhost", self.secure)
@@ -100,6 +102,22 @@ class EncryptedTests(DoorCase):
         self.assertEqual(answer.data_lines[-1], b"[DONE]")
         self.assertTrue(answer.data.endswith(b"0\r\n\r\n"))
 
+    async def test_L18_its_operator_is_warned(self) -> None:
+        """Of a certificate that ends soon `/ready` tells who has an admin key, and nobody else."""
+        keys, bearers = Path(self.mktemp()), {}
+        records = []
+        for number, kind in enumerate((KeyKind.CLIENT, KeyKind.ADMIN)):
+            text, record = mint(kind, bytes([number]) * ENTROPY, 1.0)
+            bearers[kind] = {"Authorization": f"Bearer {text}"}
+            records.append(evolve(record, roles="*" if kind is KeyKind.CLIENT else ()))
+        write_private(keys, key_file_text(records))
+        soon = self.pki.server("localhost", now=datetime.now(UTC) - timedelta(days=390))
+        await self.open(soon, Role("coder", use=(Target(url=self.fake().url),)), keys=keys)
+        told = (await self.get("/ready", None, **bearers[KeyKind.ADMIN])).json
+        self.assertEqual(told["warnings"], ["certificate gw.pem expires in 6 days"])
+        for headers in (bearers[KeyKind.CLIENT], {}):
+            self.assertNotIn("warnings", (await self.get("/ready", None, **headers)).json)
+
     async def test_a_broken_answer_looks_broken(self) -> None:
         """A stream that breaks has its error event, and no last chunk."""
         fake = await self.coder()
@@ -120,7 +138,7 @@ class EncryptedTests(DoorCase):
 
     async def test_C3_who_reads_nothing(self) -> None:
         """A client that does not read holds its backend up, and is given up in the end."""
-        self.patch(delivery, "Patience", partial(relay.Patience, reader=0.5))
+        self.patch(attempt, "Patience", partial(relay.Patience, reader=0.5))
         fake = await self.coder()
         fake.behave("endless")
         client = await self.call()
@@ -194,6 +212,22 @@ class CertifiedNodesTests(DoorCase):
         for trust in (self.trust, Trust(self.pki.ca, (), stranger.cert, stranger.key)):
             answer = await self.get("/health", trust)
             self.assertEqual(answer.data, b"")
+
+    async def test_L18_a_certificate_that_ends_soon(self) -> None:
+        """Of a node whose certificate ends soon its gateway tells, for as long as it is there."""
+        await self.start()
+        trust = self.pki.client("box2", datetime.now(UTC) - timedelta(days=390))
+        backend = {"id": "gpu0", "base_url": "http://127.0.0.1:18100"}
+        body = {"node": "box2", "instance": "i", "generation": 1, "backends": [backend]}
+        for path in (REGISTER, "/v1/nodes/box2/heartbeat"):
+            answer = await self.post(path, body, self.bearers["box2"], trust)
+            self.assertEqual(answer.status, 200, json.dumps(answer.json))
+        told = (await raw.get(reactor, self.port, "/ready")).json
+        self.assertEqual(told["warnings"], ["certificate of node box2 expires in 6 days"])
+        leaving = await self.call(trust)
+        leaving.delete("/v1/nodes/box2", self.bearers["box2"])
+        self.assertEqual((await leaving.closed).status, 200)
+        self.assertNotIn("warnings", (await raw.get(reactor, self.port, "/ready")).json)
 
     async def test_plain_listener(self) -> None:
         """A listener that wants no certificates goes by the token alone."""

@@ -2,12 +2,12 @@
 
 import json
 
-from twisted.internet.address import IPv4Address
 from twisted.python.failure import Failure
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.edge import LINGER, EdgeChannel, Limits
+from rolemesh.gateway.edge import LINGER, EdgeChannel
 from rolemesh.gateway.edge_request import EdgeRequest
+from rolemesh.gateway.edge_site import Limits
 from tests.gateway.edge_case import GET, POST, EdgeTestCase, Later, answers, single_bytes
 from tests.gateway.http_corpus import BAD, GOOD
 
@@ -218,26 +218,6 @@ class BodyTests(EdgeTestCase):
 
 
 class ConnectionTests(EdgeTestCase):
-    def test_C6_connections_of_one_address(self) -> None:
-        """Past its share an address is turned away; others are not; a leaver makes room."""
-        self.build(self.echo, Limits(address_connections=2))
-        first, _ = self.connect()
-        self.connect()
-        self.assertIsNone(self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1)))
-        self.assertEqual([("rate_limit_exceeded", "", "192.0.2.1")], self.refused)
-        self.connect("192.0.2.2")
-        self.leave(first)
-        self.connect()
-
-    def test_C6_connections_in_all(self) -> None:
-        """Past the total everybody is turned away until one leaves."""
-        self.build(self.echo, Limits(connections=2))
-        first, _ = self.connect("192.0.2.1")
-        self.connect("192.0.2.2")
-        self.assertIsNone(self.site.buildProtocol(IPv4Address("TCP", "192.0.2.3", 1)))
-        self.leave(first)
-        self.connect("192.0.2.3")
-
     def test_C19_one_at_a_time_and_in_order(self) -> None:
         """A request that comes early waits until the one before it is answered."""
         self.build(later := Later())
@@ -308,7 +288,3 @@ class ConnectionTests(EdgeTestCase):
         self.assertEqual("paused", wire.producerState)
         self.clock.advance(75.0)
         self.assertEqual(("producing", None), (wire.producerState, wire.producer))
-
-    def test_C20_no_http2_is_negotiated(self) -> None:
-        """Only HTTP/1.1 is offered in a TLS handshake."""
-        self.assertEqual([b"http/1.1"], self.site.acceptableProtocols())

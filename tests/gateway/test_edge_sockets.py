@@ -13,8 +13,9 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import IResource
 
-from rolemesh.gateway.edge import build_site
+from rolemesh.gateway.edge import EdgeChannel
 from rolemesh.gateway.edge_request import EdgeRequest, end_unfinished
+from rolemesh.gateway.edge_site import EdgeSite, Limits
 from tests.gateway.edge_case import GET, POST, Echo, Later
 
 EVENT = b'data: {"error":{}}\n\n'
@@ -30,11 +31,19 @@ class BreaksOff(Later):
 
 
 class SocketTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     async def talk(self, resource: IResource, talk: Callable[[int], Any]) -> Any:
         """What `talk(port)` returns, in a thread as it blocks, once its connection is no more."""
-        site: Any = build_site(resource, reactor, lambda: "req_1")
+        site: Any = EdgeSite(
+            EdgeChannel,
+            resource,
+            reactor,
+            Limits(),
+            lambda: "req_1",
+            lambda *_: None,
+            lambda _: None,
+        )
         left: Deferred[IAddress] = Deferred()
         self.patch(site, "forget", left.callback)
         port: Any = reactor.listenTCP(0, site, interface="127.0.0.1")

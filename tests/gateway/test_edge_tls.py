@@ -2,7 +2,7 @@
 
 import contextlib  # trial takes a `suppress` of this module for one of its own
 import json
-from datetime import UTC, datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from OpenSSL import SSL
 
 from rolemesh.config.listeners import Listener
 from rolemesh.gateway.doors import Doors
-from rolemesh.gateway.edge import Limits
+from rolemesh.gateway.edge_site import Limits
+from rolemesh.tls.ending import Endings
 from tests.doubles.pki import Pki
 from tests.gateway.edge_case import GET, EdgeTestCase, Later, Wire, answers
 
@@ -74,7 +75,7 @@ class TlsEdgeTests(EdgeTestCase):
         super().setUp()
         self.build(self.echo, self.limits)
         self.listener = Listener("tcp:1", Pki(Path(self.mktemp()).absolute()).server("gw"))
-        self.doors = Doors(self.clock, [self.listener], lambda: datetime.now(UTC).timestamp())
+        self.doors = Doors(self.clock, [self.listener], Endings(self.clock, time.time))
         self.doors.load()
         ((_, self.factory),) = self.doors.into(self.site)
 

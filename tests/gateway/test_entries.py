@@ -16,7 +16,7 @@ def entry(state: BackendState, **report: object) -> Entry:
 
 
 class NodeStateTests(SynchronousTestCase):
-    def test_A8_only_what_is_ready_gets_requests(self) -> None:
+    def test_A3_A8_only_what_is_ready_gets_requests(self) -> None:
         """However healthy it looks from here; every other word is shown as it is."""
         for state in BackendState:
             found = entry(state)

@@ -4,12 +4,14 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId, BackendState, Target
 from rolemesh.core.report import BackendReport, Registration
 from rolemesh.gateway.entries import Entry
+from rolemesh.gateway.fleet import Fleet
 from rolemesh.gateway.health import Checks
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.upstream import Upstream
@@ -24,6 +26,7 @@ class ChecksCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.net = Net()
         self.registry = Registry(self.net)
+        self.fleet = Fleet(self.net, self.registry)
         self.checks = Checks(self.net, self.registry, Upstream(self.net), lambda: 0.5)
         self.server = self.net.server()
 
@@ -126,8 +129,17 @@ class PaceTests(ChecksCase):
         self.net.spend(5)
         self.assertEqual(other.checks.count("/health"), 3)
 
+    def test_B20_an_ejection_is_logged(self) -> None:
+        """Also one that requests brought about, with what it is for."""
+        self.begin()
+        with capturedLogs() as lines:
+            for _ in range(2):
+                self.registry.sign(A, Sign.MISFIT)
+        told = [formatEvent(line) for line in lines]
+        self.assertEqual(told, [f"{A} is ejected: it sent garbage, or refused the gateway's key"])
+
     def test_L8_ticks(self) -> None:
-        """Leases and ejections end by the clock of the checks."""
+        """Ejections end by the clock of the checks."""
         self.begin()
         for _ in range(5):
             self.registry.sign(A, Sign.BROKE)
@@ -145,7 +157,7 @@ class NodeStateTests(ChecksCase):
         told = BackendReport("gpu0", self.server.url, state=state)
         self.generation += 1
         node = Registration("box2", instance="a", generation=self.generation, backends=(told,))
-        self.registry.register(node, [Backend(BackendId("box2", "gpu0"), told.base_url)])
+        self.fleet.register(node, [Backend(BackendId("box2", "gpu0"), told.base_url)])
         self.net.turn()
 
     def state(self) -> Condition:

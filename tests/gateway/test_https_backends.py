@@ -12,6 +12,7 @@ from twisted.web.server import Site
 from rolemesh.core.attempts import Outcome
 from rolemesh.core.model import Backend, BackendId
 from rolemesh.gateway.upstream import TryFailed, Upstream
+from rolemesh.tls.ending import Endings
 from rolemesh.tls.server import ServerSide, behind_tls
 from tests.doubles.mesh import MeshCase
 from tests.doubles.pki import Pki
@@ -51,7 +52,7 @@ class HttpsTests(MeshCase):
             os.environ["SSL_CERT_FILE"] = before
 
     def serve(self, *names: str) -> int:
-        side = ServerSide(reactor, self.pki.server(*names), lambda: 0.0)
+        side = ServerSide(reactor, self.pki.server(*names), Endings(reactor, lambda: 0.0))
         side.load()
         anybody: Any = reactor
         factory = behind_tls(side, Site(self.page), reactor)

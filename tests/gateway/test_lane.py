@@ -72,7 +72,8 @@ class LaneTests(TestCase):
 
     async def turns(self) -> None:
         """What was sent before has had the time to come."""
-        await deferLater(reactor, 0.05)
+        for _ in range(5):  # so that the reactor has looked, however late it comes to it
+            await deferLater(reactor, 0.01)
 
     async def test_reads_while_not_paused(self) -> None:
         """What comes is taken, and waits while the connection is paused."""

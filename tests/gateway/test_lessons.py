@@ -22,7 +22,7 @@ from rolemesh.core.keys import ENTROPY, KeyKind, KeyRecord, KeyRing, Scope, mint
 from rolemesh.core.model import Policy, Role, Target
 from rolemesh.core.report import encode
 from rolemesh.gateway.edge_request import EdgeRequest
-from rolemesh.gateway.keys import KeyStore
+from rolemesh.gateway.key_store import KeyStore
 from rolemesh.gateway.store.memory import MemoryStore
 from rolemesh.gateway.tap import Options
 from rolemesh.logs import json_line

@@ -100,7 +100,7 @@ class DrainTests(LifeCase):
         self.net.spend(2)
         self.successResultOf(self.stopped)
 
-    def test_L1_endless(self) -> None:
+    def test_L1_P9_endless(self) -> None:
         """What has not ended within the drain is told so in its stream, and is not a whole one."""
         client = self.begun()
         self.stop()
@@ -131,7 +131,7 @@ class DrainTests(LifeCase):
         self.net.spend(35)
         self.successResultOf(self.stopped)
 
-    def test_second_signal(self) -> None:
+    def test_P9_second_signal(self) -> None:
         """The second signal ends everything now."""
         client = self.begun()
         waiting = self.ask()

@@ -13,11 +13,11 @@ from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, KeyRecord, mint
 from rolemesh.core.model import QueueLimits
 from rolemesh.gateway import asking, usage
-from rolemesh.gateway.keys import LOOK_EVERY, KeyStore
+from rolemesh.gateway.key_store import LOOK_EVERY, KeyStore
 from rolemesh.gateway.store.interface import Usage
 from rolemesh.gateway.store.memory import MemoryStore
-from rolemesh.gateway.tap import build
 from rolemesh.gateway.usage import SAVE_EVERY
+from rolemesh.gateway.wiring import build
 from tests.doubles import raw
 from tests.gateway.memory import CHAT, HELLO, Client, GatewayCase, Net, role, whole
 

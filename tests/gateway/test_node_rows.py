@@ -13,8 +13,9 @@ from rolemesh.config.private import write_private
 from rolemesh.core.addresses import read_address
 from rolemesh.core.keys import ENTROPY, KeyKind, mint
 from rolemesh.core.model import Target
+from rolemesh.gateway.fleet import HEARTBEAT
 from rolemesh.gateway.listening import is_own
-from rolemesh.gateway.registrations import LONGEST_REPORT, PER_MINUTE
+from rolemesh.gateway.registrations import HEARTBEATS, LONGEST_REPORT, PER_MINUTE
 from tests.doubles import raw
 from tests.gateway.memory import GatewayCase, Server, role, whole
 
@@ -204,6 +205,25 @@ class FloodTests(RowCase):
         self.assertEqual(beat.status, 200)
         self.net.spend(int(refused.headers["retry-after"]))
         self.assertEqual(self.post(REGISTER, self.told(generation=100), **token).status, 200)
+
+    def test_N10_a_flood_of_heartbeats(self) -> None:
+        """Of a token that sends them without a pause the first fifty are read, and from then on
+        ten a second; the others are told when to come again, before anything of them is read. The
+        beat that a gateway asks for is never refused."""
+        token = self.begin_with_token()
+        beat, told = "/v1/nodes/box2/heartbeat", self.told()
+        self.assertEqual(self.post(REGISTER, told, **token).status, 200)
+        for _ in range(HEARTBEATS):
+            self.assertEqual(self.post(beat, told, **token).status, 200)
+        refused = self.post(beat, b"x" * LONGEST_REPORT, **token)
+        self.assert_refused(refused, 429, "rate_limit_exceeded")
+        self.assertIn(int(refused.headers["retry-after-ms"]), (100, 101))
+        self.net.spend(1)
+        answers = [self.post(beat, told, **token).status for _ in range(11)]
+        self.assertEqual(answers, [200] * 10 + [429])
+        for _ in range(20):
+            self.net.spend(HEARTBEAT)
+            self.assertEqual(self.post(beat, told, **token).status, 200)
 
     def test_N10_sizes(self) -> None:
         """Seventeen servers, a ninth level, a long text, many labels, a number that is none: each

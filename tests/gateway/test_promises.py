@@ -101,6 +101,81 @@ class DeadBackendTests(PromiseCase):
         self.assertEqual(client.answer.data_lines[-1], b"[DONE]")
         self.assertIs(self.served_by_stream(a, b), b)
 
+    def test_P1_wedged_under_traffic(self) -> None:
+        """Nor do new requests, of which one comes now and then, put that off."""
+        a, b = self.net.server().llama(slots=8), self.net.server().llama(slots=8)
+        self.start(role(a, b, timeouts=Timeouts(first_byte=1000.0)))
+        for _ in range(6):
+            self.ask()
+            self.net.spend(25, step=1.0)
+        self.assertTrue(b.work)
+        self.assertEqual([each for each in a.work if is_open(each)], [])
+
+    def test_P1_wedged_in_its_answer(self) -> None:
+        """Nor do the comments by which a llama-server shows, every half minute, that its process
+        lives: the stream ends as a broken one, and who waits beside it is moved."""
+        a, b = self.net.server().llama(slots=4), self.net.server().llama(slots=4)
+        a.slots = lambda: [{"is_processing": True, "id_task": 1, "next_token": {"n_decoded": 9}}]
+        self.start(role(a, b, timeouts=Timeouts(first_byte=1000.0)))
+        client, waiting = self.stream(), self.stream()
+        a.work[0].head()
+        a.work[0].text("one")
+        for _ in range(4):
+            self.assertFalse(a.work[0].left)
+            self.net.spend(30, step=1.0)
+            a.work[0].say(wire.chunk(wire.PING))
+        self.assert_broken_off(client.answer, "upstream_disconnected")
+        self.net.spend(30, step=1.0)
+        self.assertEqual(self.used(a, b), [2, 1])
+        self.say_all(b.work[0])
+        self.assertEqual(waiting.answer.data_lines[-1], b"[DONE]")
+
+    def test_P1_slow_and_silent_is_not_wedged(self) -> None:
+        """Where `/slots` shows that tokens are made, a stream may be silent for as long as it
+        takes, as it is while llama-server holds a tool call back; whole answers, too, and beside
+        a stream that is not silent."""
+        a, b = self.net.server().llama(slots=4), self.net.server().llama(slots=4)
+        self.start(role(a, b))
+        clients = self.stream(), self.ask(), self.stream()
+        for exchange in a.work:
+            exchange.head()
+            exchange.text("one")
+        token = {"is_processing": True, "id_task": 1}
+        a.slots = lambda: [{**token, "next_token": {"n_decoded": self.net.seconds()}}]
+        for _ in range(30):
+            self.net.spend(10, step=1.0)
+            a.work[2].text("")
+        for exchange in a.work:
+            exchange.text("two", finish="stop")
+            exchange.done()
+        self.turn()
+        self.assertEqual(clients[0].answer.text, "onetwo")
+        self.assertEqual(clients[1].answer.json["choices"][0]["message"]["content"], "onetwo")
+        self.assertEqual(b.work, [])
+
+    def test_P1_who_answers_is_not_wedged(self) -> None:
+        """Nor is a backend that answers one request while another one waits, unseen by anybody."""
+        a, b = self.net.server().llama(slots=4), self.net.server().llama(slots=4)
+        self.start(role(a, b, timeouts=Timeouts(first_byte=1000.0)))
+        self.stream()
+        for _ in range(3):
+            self.net.spend(60, step=1.0)
+            self.stream()
+            self.say_all(a.work[-1])
+        self.assertEqual((self.used(a, b), a.work[0].left), ([4, 0], False))
+
+    def test_P1_who_speaks_is_not_wedged(self) -> None:
+        """Nor is one whose stream goes on, though its slots are nobody's to see."""
+        a, b = self.net.server().llama(slots=4), self.net.server().llama(slots=4)
+        self.start(role(a, b))
+        self.stream()
+        a.work[0].head()
+        for _ in range(30):
+            a.work[0].text("on")
+            self.net.spend(10, step=1.0)
+        self.stream()
+        self.assertEqual((self.used(a, b), a.work[0].left), ([2, 0], False))
+
     def say_all(self, exchange: Exchange) -> None:
         exchange.head()
         exchange.text("hi", finish="stop")
@@ -306,7 +381,10 @@ class LostRequestTests(PromiseCase):
         asked.json(200, whole("hi"))
         self.turn()
         self.assertEqual((other.answer.status, sum(self.used(*servers))), (200, 3))
-        self.net.spend(601, step=1.0)
+        self.net.spend(595, step=1.0)
+        again = self.ask(messages=[{"content": "poison"}])
+        self.assert_refused(again.answer, 422, "poison_request")
+        self.net.spend(6, step=1.0)
         self.ask(messages=[{"content": "poison"}])
         self.assertEqual(sum(self.used(*servers)), 4)
 
@@ -385,7 +463,7 @@ class OverloadTests(PromiseCase):
         self.assertEqual(sum(client.answer.status == 200 for client in clients), 5)
         self.assert_nothing_left(a)
 
-    def test_P5_backends_that_are_busy_for_ever(self) -> None:
+    def test_P5_B17_backends_that_are_busy_for_ever(self) -> None:
         """Where one after another says that it is busy, the wait ends all the same."""
         servers = self.mesh(3, queue=QueueLimits(wait=3.0))
         client = self.ask()

@@ -1,98 +1,29 @@
-"""The promises of `rolemesh.gateway.registry`: rows N2, N3, N12, P11 and L11 among them."""
+"""The promises of `rolemesh.gateway.registry`: rows N3 and L11 among them."""
 
-from typing import Any
-
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
-
-from rolemesh.core.errors import Refusal
 from rolemesh.core.health import Condition, Sign
 from rolemesh.core.model import Backend, BackendId, BackendState, Requirements, Role, Target
-from rolemesh.core.report import BackendReport, LastExit, Registration
-from rolemesh.core.routing import Candidate
+from rolemesh.core.report import LastExit
 from rolemesh.core.sharing import WINDOW, Share
 from rolemesh.core.usage import Timings
-from rolemesh.gateway.entries import READ_RATE, USUAL_WORK, Entry, Props
-from rolemesh.gateway.registry import FORGET, LEASE, Registry
+from rolemesh.gateway.entries import READ_RATE, USUAL_WORK, Props
+from rolemesh.gateway.fleet import FORGET, Fleet
+from rolemesh.gateway.registry import Registry
+from tests.gateway.registry_case import (
+    CODER,
+    GPU0,
+    GPU1,
+    PLAIN,
+    RegistryCase,
+    full,
+    plain,
+    report,
+)
 
-GPU0 = BackendId("box2", "gpu0")
 S = Target(url="http://s")
-GPU1 = BackendId("box2", "gpu1")
-PLAIN = BackendId("box3", "server")
-CODER = Role("coder", use=(Target(model="qwen"),))
 
 
-def report(id: str = "gpu0", **more: Any) -> BackendReport:
-    more = {"base_url": "http://10.0.0.12:18100", "model": "qwen", **more}
-    return BackendReport(id, **more)
-
-
-def full(*reports: BackendReport, **more: Any) -> Registration:
-    """What an agent sends."""
-    more = {"node": "box2", "instance": "one", **more}
-    return Registration(backends=reports or (report(),), **more)
-
-
-def plain(**more: Any) -> Registration:
-    """What a person types."""
-    more = {"base_url": "http://10.0.0.13:8080", "roles": ("coder",), **more}
-    return Registration("box3", **more)
-
-
-def backends_of(told: Registration) -> list[Backend]:
-    if told.base_url is not None:
-        return [Backend(BackendId(told.node, "server"), told.base_url, roles=frozenset(told.roles))]
-    return [
-        Backend(
-            BackendId(told.node, each.id),
-            each.base_url,
-            model=each.model,
-            roles=frozenset(each.roles),
-            slots=each.slots,
-            context=each.context,
-        )
-        for each in told.backends
-    ]
-
-
-class RegistryCase(SynchronousTestCase):
-    """A registry on a clock, with one change counted each time that it tells of one."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.registry = Registry(self.clock)
-        self.changes = 0
-        self.registry.on_change.append(self._count)
-
-    def _count(self) -> None:
-        self.changes += 1
-
-    def tell(self, told: Registration) -> None:
-        self.registry.register(told, backends_of(told))
-
-    def entry(self, id: BackendId = GPU0) -> Entry:
-        entry = self.registry.get(id)
-        assert entry is not None
-        return entry
-
-    def up(self, id: BackendId = GPU0) -> None:
-        self.registry.sign(id, Sign.CHECK_OK)
-
-    def candidate(self, role: Role = CODER) -> Candidate:
-        (candidate,) = self.registry.candidates(role, lambda _: (0, 0))
-        return candidate
-
-    def refused(self, call: Any, *arguments: Any) -> str:
-        refusal = self.assertRaises(Refusal, call, *arguments)
-        return str(refusal.code)
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        self.registry.tick()
-
-
-class RegistrationTests(RegistryCase):
-    """Who may say what of which node, and what follows from it."""
+class ReportTests(RegistryCase):
+    """What follows from what nodes say of their backends."""
 
     def test_full_form(self) -> None:
         """What an agent registers serves the roles of its model, once a check went well."""
@@ -112,6 +43,7 @@ class RegistrationTests(RegistryCase):
     def test_no_announcements(self) -> None:
         """A gateway that takes no announced roles puts nobody in a role but by its model."""
         self.registry = Registry(self.clock, announce=False)
+        self.fleet = Fleet(self.clock, self.registry)
         self.tell(full(report(roles=("writer",))))
         self.assertEqual(self.registry.announced(), frozenset())
         self.assertEqual(self.registry.members(Role("writer")), [])
@@ -161,119 +93,6 @@ class RegistrationTests(RegistryCase):
         self.assertIsNone(self.registry.get(GPU1))
         self.assertEqual(gone, [GPU1])
         self.assertEqual(len(self.registry.members(CODER)), 1)
-
-    def test_N2_conflict(self) -> None:
-        """Another agent of a name that is alive is refused, and changes nothing."""
-        self.tell(full(generation=3))
-        for intruder in (full(instance="two"), full(instance="two", generation=3)):
-            self.assertEqual(self.refused(self.tell, intruder), "node_id_conflict")
-        node = self.registry.node("box2")
-        self.assertEqual(node and node.instance, "one")
-
-    def test_N2_never_alternate(self) -> None:
-        """Of two agents with one name one is heard for as long as it goes on."""
-        self.tell(full(generation=1))
-        for generation in range(2, 12):
-            self.pass_time(5)
-            self.assertFalse(self.registry.stale(full(generation=generation)))
-            self.tell(full(generation=generation))
-            intruder = full(instance="two", generation=generation)
-            self.assertEqual(self.refused(self.registry.stale, intruder), "node_id_conflict")
-            self.assertEqual(self.refused(self.tell, intruder), "node_id_conflict")
-
-    def test_N2_takes_over(self) -> None:
-        """A higher generation, or the end of the lease, lets another instance take over."""
-        self.tell(full(generation=1))
-        self.tell(full(instance="two", generation=2))
-        self.assertEqual(self.refused(self.tell, full(generation=1)), "node_id_conflict")
-        self.pass_time(LEASE)
-        self.tell(full(instance="three"))
-        node = self.registry.node("box2")
-        self.assertEqual(node and node.instance, "three")
-
-    def test_stale_heartbeat(self) -> None:
-        """A report older than the latest is known for one; the same again is none."""
-        self.tell(full(generation=4))
-        self.assertTrue(self.registry.stale(full(generation=3)))
-        self.assertFalse(self.registry.stale(full(generation=4)))
-        self.assertFalse(self.registry.stale(full(generation=5)))
-
-    def test_stale_registration(self) -> None:
-        """A report that was overtaken while it was judged changes nothing."""
-        self.tell(full(report(state=BackendState.LOADING), generation=4))
-        self.tell(full(generation=3))
-        self.assertEqual(self.entry().node_state, BackendState.LOADING)
-
-    def test_unknown_node(self) -> None:
-        """A heartbeat of, and a goodbye from, a node that is not registered are unknown_node."""
-        self.assertEqual(self.refused(self.registry.stale, full()), "unknown_node")
-        self.assertEqual(self.refused(self.registry.deregister, "box2"), "unknown_node")
-
-    def test_agent_beats_for_a_plain_node(self) -> None:
-        """An agent must register before it may report on a node that a person typed."""
-        self.tell(plain())
-        beat = Registration("box3", instance="one", backends=(report(),))
-        self.assertEqual(self.refused(self.registry.stale, beat), "unknown_node")
-
-    def test_deregister(self) -> None:
-        """A node that leaves takes its backends along, and no other's."""
-        self.tell(full())
-        self.tell(plain())
-        self.registry.deregister("box2")
-        self.assertEqual([entry.backend.id for entry in self.registry], [PLAIN])
-        self.assertEqual([node.name for node in self.registry.nodes()], ["box3"])
-
-
-class LeaseTests(RegistryCase):
-    """P11: leases are measured on the monotonic clock that the registry was given."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.tell(full())
-        self.up()
-
-    def test_P11_silent(self) -> None:
-        """A node is served up to its lease's end, then gets nothing new, and waiters are told."""
-        self.pass_time(LEASE - 0.1)
-        self.assertTrue(self.entry().ready)
-        changes = self.changes
-        self.pass_time(0.1)
-        self.assertFalse(self.entry().ready)
-        self.assertEqual(self.changes, changes + 1)
-        self.assertIn("silent", self.registry.standing(CODER).missing[0])
-
-    def test_P11_running_goes_on(self) -> None:
-        """What is under way at a silent node is still counted, in and out."""
-        self.registry.take(GPU0, "coder", 1.0)
-        self.pass_time(LEASE)
-        self.assertEqual(self.entry().in_flight, 1)
-        self.registry.give(GPU0, 1.0)
-        self.assertEqual(self.entry().in_flight, 0)
-
-    def test_P11_revives(self) -> None:
-        """The next heartbeat brings a silent node back at once, and its health with it."""
-        self.pass_time(LEASE + 60)
-        self.assertFalse(self.registry.stale(full(generation=1)))
-        self.tell(full(generation=1))
-        self.assertTrue(self.entry().ready)
-        self.pass_time(LEASE - 0.1)
-        self.assertTrue(self.entry().ready)
-
-    def test_P11_forgotten(self) -> None:
-        """After ten minutes of silence a node is hidden from listings, and not before."""
-        self.pass_time(LEASE + FORGET - 1)
-        self.assertEqual(len(self.registry.nodes()), 1)
-        self.pass_time(1)
-        self.assertEqual(self.registry.nodes(), ())
-        self.assertEqual(list(self.registry), [])
-        self.assertEqual(self.refused(self.registry.stale, full()), "unknown_node")
-
-    def test_N12_all_gone(self) -> None:
-        """A role whose nodes are all silent has nobody ready and says who is missing."""
-        self.pass_time(LEASE)
-        standing = self.registry.standing(CODER)
-        self.assertEqual((standing.ready, standing.total), (0, 1))
-        self.assertIn("box2/gpu0", standing.missing[0])
 
 
 class StateTests(RegistryCase):
@@ -408,13 +227,13 @@ class CountTests(RegistryCase):
         """What began before a backend left still counts when it comes back, and counts out once."""
         self.registry.take(GPU0, "coder", 1.0)
         self.registry.take(GPU0, "coder", 1.0)
-        self.registry.deregister("box2")
+        self.fleet.deregister("box2")
         self.registry.give(GPU0, 1.0)
         self.tell(full(report(slots=2)))
         self.assertEqual(self.entry().in_flight, 1)
         self.registry.give(GPU0, 1.0)
         self.assertEqual(self.entry().in_flight, 0)
-        self.registry.deregister("box2")
+        self.fleet.deregister("box2")
         self.tell(full(report(slots=2)))
         self.assertEqual(self.entry().in_flight, 0)
 
@@ -517,6 +336,15 @@ class StaticTests(RegistryCase):
         self.up(BackendId("static", "a"))
         self.put(a="http://2")
         self.assertFalse(self.entry(BackendId("static", "a")).ready)
+
+    def test_P1_moved_with_a_request(self) -> None:
+        """What is under way there has not been silent since the clock began."""
+        self.put(a="http://1")
+        self.registry.take(BackendId("static", "a"), "coder", 1.0)
+        self.clock.advance(500.0)
+        self.put(a="http://2")
+        moved = self.entry(BackendId("static", "a"))
+        self.assertEqual((moved.in_flight, moved.busy_since), (1, 500.0))
 
     def test_nodes_stay(self) -> None:
         """A reload takes nothing from nodes."""

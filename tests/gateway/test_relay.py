@@ -231,6 +231,51 @@ class PourTests(RelayCase):
         self.clock.advance(3)
         self.failureResultOf(poured, Broken)
 
+    def test_B14_comments_are_no_progress(self) -> None:
+        """What llama-server says when its model says nothing holds a silence up for one idle time,
+        and not for ever."""
+        poured = self.pour()
+        for _ in range(3):
+            self.clock.advance(30)
+            self.come(b":\n\n")
+        self.clock.advance(29)
+        self.come(b": still here\n\n")
+        self.assertNoResult(poured)
+        self.clock.advance(1)
+        self.failureResultOf(poured, Broken)
+
+    def test_B14_one_comment(self) -> None:
+        """A comment gives no more time than an event would."""
+        poured = self.pour()
+        self.clock.advance(30)
+        self.come(b":\n\n")
+        self.clock.advance(59)
+        self.assertNoResult(poured)
+        self.clock.advance(1)
+        self.failureResultOf(poured, Broken)
+
+    def test_B14_an_event_behind_a_comment(self) -> None:
+        """But an event does, also where it came together with a comment."""
+        poured = self.pour()
+        for _ in range(2):
+            self.clock.advance(50)
+            self.come(b":\n\ndata: {}\n\n")
+        self.clock.advance(59)
+        self.assertNoResult(poured)
+        self.clock.advance(1)
+        self.failureResultOf(poured, Broken)
+
+    def test_B14_progress_that_shows_elsewhere(self) -> None:
+        """An upstream that is seen to get on may be silent for longer than the idle time."""
+        seen = [0.0]
+        poured = self.pour(Patience(idle=60, until=3600, progress=lambda: seen[0]))
+        self.clock.advance(50)
+        seen[0] = 50.0
+        self.clock.advance(59)
+        self.assertNoResult(poured)
+        self.clock.advance(1)
+        self.failureResultOf(poured, Broken)
+
     def test_collector(self) -> None:
         """A collector takes everything, looks at many pieces at once, and sets no pace."""
         taken: list[bytes] = []

@@ -36,7 +36,7 @@ class ReloadTests(GatewayCase):
         self.turn()
         return client.answer.status
 
-    def test_new_role(self) -> None:
+    def test_L11_new_role(self) -> None:
         """A role that is new answers, and one that is gone does not."""
         self.again(f"roles: {{coder: {self.a.url}, writer: {self.b.url}}}")
         self.assertEqual(self.models(), ["coder", "writer"])
@@ -66,8 +66,10 @@ class ReloadTests(GatewayCase):
         self.assertEqual(len([each for each in self.logged if "problem" in each]), 2)
 
     def test_L9_no_file(self) -> None:
-        """Neither does a file that is gone."""
+        """Neither does a file that is gone, nor what is no file."""
         self.path.unlink()
+        self.reload()
+        self.path.mkdir()
         self.reload()
         self.assertEqual(self.models(), ["coder", "planner"])
 

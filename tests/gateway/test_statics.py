@@ -57,6 +57,25 @@ class StaticBackendsTests(SynchronousTestCase):
         (backend,) = static_backends([Role("a", use=(one,)), Role("b", use=(two,))]).values()
         self.assertEqual((str(backend.id), backend.slots), ("static/a", 3))
 
+    def test_slots_of_a_server_with_several_names(self) -> None:
+        """Told once, they are those of each name, but for a model that may have slots of its own;
+        a port that goes without saying makes no other place."""
+        for url, model, slots in (
+            ("http://s:80", "m", 3),
+            ("http://s:80/", None, 3),
+            ("http://s:81", "m", None),
+            ("http://s/path", "m", None),
+            ("https://s:80", "m", None),
+        ):
+            one = Target(url="http://s", model="m", slots=3)
+            other = Target(url=url, model=model, key="k")
+            found = static_backends([Role("a", use=(other,)), Role("b", use=(one,))])
+            self.assertEqual((url, found[other].slots), (url, slots))
+        told = Target(url="http://s", model="m", slots=3)
+        silent = Target(url="http://s", model="n")
+        found = static_backends([Role("a", use=(told, silent))])
+        self.assertEqual([each.slots for each in found.values()], [3, None])
+
     def test_names_are_unique(self) -> None:
         """A role that is called as another role's server is takes nobody's place."""
         one = Role("a", use=(Target(url="http://s"), Target(url="http://t")))

@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.core.health import Sign
 from rolemesh.core.model import Backend, BackendId
-from rolemesh.gateway.registry import LEASE, Registry
+from rolemesh.gateway.fleet import LEASE, Fleet
+from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.store.interface import Kept, Usage
 from rolemesh.gateway.store.keeper import GATHER, RETRY, Keeper
 from rolemesh.gateway.store.memory import MemoryStore
@@ -24,10 +25,11 @@ class TidyingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.now = Clock(), NOW
         self.registry = Registry(self.clock)
+        self.fleet = Fleet(self.clock, self.registry)
         self.store = MemoryStore({"box2": evolve(kept(), at=NOW)})
         self.keeper = Keeper(self.clock, self.store, self.restore, lambda _: None)
         self.tidying = Tidying(
-            self.registry, self.keeper, self.store, lambda: self.now, self.keeper.lost
+            self.fleet, self.keeper, self.store, lambda: self.now, self.keeper.lost
         )
         self.result(self.keeper.start())
 
@@ -35,7 +37,7 @@ class TidyingTests(SynchronousTestCase):
         return self.successResultOf(Deferred.fromCoroutine(work))
 
     async def restore(self, found: Kept) -> None:
-        self.registry.restore(found.registration, self.backends(found), shared=True)
+        self.fleet.restore(found.registration, self.backends(found), shared=True)
 
     def backends(self, found: Kept) -> list[Backend]:
         node = found.registration.node
@@ -54,18 +56,18 @@ class TidyingTests(SynchronousTestCase):
         self.assertEqual(self.tidy(MONTH - 1), ["box2"])
         self.assertEqual(self.store.kept["box2"].at, NOW)
         self.assertEqual(self.tidy(MONTH), [])
-        self.assertIsNone(self.registry.node("box2"))
+        self.assertIsNone(self.fleet.get("box2"))
 
     def test_speaks(self) -> None:
         """A node that reports is dated anew once a day, and so outlives any month."""
         told = kept().registration
-        self.registry.register(told, self.backends(kept()))
+        self.fleet.register(told, self.backends(kept()))
         self.tidy(DAY - 1)
         self.assertEqual(self.store.kept["box2"].at, NOW)
         self.assertEqual(self.tidy(MONTH), ["box2"])
         self.assertEqual(self.store.kept["box2"].at, NOW + MONTH)
         self.clock.advance(LEASE)
-        self.registry.tick()
+        self.fleet.tick()
         self.assertEqual(self.tidy(2 * MONTH - 1), ["box2"])
         self.assertEqual(self.tidy(2 * MONTH), [])
 

@@ -160,6 +160,17 @@ class PlainTests(UpstreamCase):
         self.assertIs(self.outcome(sending), Outcome.DIED)
         self.assertEqual(len(self.server.work), 3)
 
+    def test_B5_a_kept_one_that_dies_in_its_answer(self) -> None:
+        """But what fails there after a byte is a death like any other."""
+        sending = self.send(llama_server=False)
+        self.exchange.say(wire.json_answer(200, {}, wire.KEEP))
+        self.body(self.response(sending))
+        sending = self.send(llama_server=False)
+        self.exchange.say(b"HTTP/1.1 200 OK\r\nContent-")
+        self.exchange.die()
+        self.assertIs(self.outcome(sending), Outcome.DIED)
+        self.assertEqual(len(self.server.work), 2)
+
 
 class FailureTests(UpstreamCase):
     """What comes of a try that brings no answer."""
@@ -221,6 +232,18 @@ class FailureTests(UpstreamCase):
         self.assertLess(sent, 20_000)
         self.assertTrue(self.exchange.left)
         self.outcome(sending)
+
+    def test_B10_limits_are_exact(self) -> None:
+        """A hundred fields and ten interim answers are taken, one more of either is not."""
+        ok, interim = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"
+        for more in (0, 1):
+            many = ok + b"x-h: 1\r\n" * (100 + more) + b"\r\n"
+            for said in (many, interim * (10 + more) + ok, interim * (10 + more)):
+                sending = self.send()
+                self.exchange.say(said)
+                self.assertEqual(self.exchange.left, bool(more), said[-40:])
+                sending.cancel()
+                sending.addErrback(lambda _: None)
 
     def test_B10_alike(self) -> None:
         """A head out of bounds is garbled, not a process that died of the request."""

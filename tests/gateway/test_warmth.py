@@ -63,6 +63,7 @@ class WarmthTests(GatewayCase):
         self.b.work[0].done()
         self.turn()
         self.assertEqual(client.answer.text, "two")
+        self.assertEqual([each for each in client.answer.events if "choices" not in each], [])
 
     def test_refused_in_the_stream(self) -> None:
         """What goes wrong from then on is told in the stream, which does not end as a whole one."""
@@ -81,12 +82,20 @@ class WarmthTests(GatewayCase):
         self.assertEqual(client.answer.events[-1]["error"]["message"], "no such thing")
 
     def test_whole_answer_in_the_stream(self) -> None:
-        """A whole answer can follow a comment no more: that is said."""
+        """A whole answer is none to who waits for events: another backend is asked, and where
+        none is left that is said."""
         client = self.stream()
         self.net.spend(16)
-        self.a.work[0].json(200, whole("hi"))
-        self.turn()
+        for server in (self.a, self.b):
+            server.work[0].json(200, whole("hi"))
+            self.turn()
         self.assert_broken_off(client.answer, "upstream_error")
+
+    def test_what_does_not_stream(self) -> None:
+        """Where there are no events, a client that asks for a stream is kept waiting in peace."""
+        client = self.ask("/v1/embeddings", input="hi", stream=True)
+        self.net.spend(60)
+        self.assertFalse(client.answered)
 
     def test_C1_leaves(self) -> None:
         """Nothing is said to a client that has left."""

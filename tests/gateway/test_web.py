@@ -175,6 +175,13 @@ class ErrorTests(GatewayCase):
             error = self.assert_refused(self.post(CHAT, body), 400, "invalid_json")
             self.assertNotIn("secret", str(error["message"]))
 
+    def test_L17_long_bodies_are_read_beside_the_reactor(self) -> None:
+        """A body of a MiB is read in a thread, a shorter one at once, which costs less."""
+        for size, threaded in ((2**20 - 200, 0), (2**20, 1)):
+            self.ask(CHAT, messages=[{"role": "user", "content": "x" * size}])
+            self.assertEqual(self.net.threaded, threaded)
+        self.assertEqual(len(self.a.work), 2)
+
     def test_C10_deep(self) -> None:
         """Nesting without end is 400."""
         body = b'{"model":"coder","x":' + b"[" * 100_000

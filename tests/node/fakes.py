@@ -66,7 +66,8 @@ class FakeProcess:
 @define
 class FakeGround:
     """Runs nothing and notes everything; `refuse` holds what the next starts fail with, `left` is
-    what outlives SIGKILL, `lost` the GPU that is lost, `shown` what the process shows."""
+    what outlives SIGKILL, `lost` the GPU that is lost, `noted` what may not fit, `shown` what the
+    process shows."""
 
     processes: list[FakeProcess] = field(factory=list)
     doors: list[Door] = field(factory=list)
@@ -74,6 +75,7 @@ class FakeGround:
     kills: int = 0
     shown: Signs = field(factory=Signs)
     lost: str = ""
+    noted: str = ""
     left: str = ""
     taken: Taken | None = None
     keeping: bool = False
@@ -111,7 +113,7 @@ class FakeGround:
         return self.lost
 
     def note(self, run: Run) -> str:  # noqa: ARG002
-        return ""
+        return self.noted
 
     def open_door(self, run: Run) -> Door:
         door = Door("127.0.0.1", 18100, run.model, f"key-{len(self.doors)}")

@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.process import ProcessReader
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.trial.unittest import TestCase
@@ -22,19 +24,24 @@ from twisted.web.client import Agent as HttpAgent
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from rolemesh.config.node import GpuChoice, NodeSettings, Run
+from rolemesh.config.node import GpuChoice, NodeSettings, OnExit, Run
+from rolemesh.core import endings
 from rolemesh.core.model import BackendState as State
 from rolemesh.core.report import BackendReport, Registration, read_registration
 from rolemesh.core.vigil import Patience
-from rolemesh.node import gpu, tap
+from rolemesh.node import gpu, past, room, tap
 from rolemesh.node.agent import Agent
 from rolemesh.node.calls import Caller
-from rolemesh.node.identity import Records, instance_of
+from rolemesh.node.command import command_line
+from rolemesh.node.identity import Records, fingerprint, instance_of
 from rolemesh.node.proc import VARIABLE, process
+from rolemesh.node.slumber import Slumber
+from rolemesh.node.supervisor import Server
+from rolemesh.node.survivors import Survivors
 from rolemesh.node.tap import node_service
 from tests.node.test_calls import body_of
 from tests.node.test_gpu import AWAY, fake_nvml
-from tests.real.harness import need, need_llama
+from tests.real.harness import WIDTH, free_port, need, need_llama
 
 LLAMA_SERVER = (sys.executable, "-m", "rolemesh.demo.llama_server")
 
@@ -48,12 +55,17 @@ class Gateway(Resource):
         super().__init__()
         self.told: list[tuple[str, str]] = []
         self.last: Registration | None = None
+        self.reports: list[Registration] = []
         self.others: list[str] = []
+        self.moved_to = ""
 
     def render(self, request: Request) -> bytes:
         self.told.append((request.method.decode(), request.path.decode()))
         if request.method == b"POST":
             self.last = read_registration(body_of(request))
+            self.reports.append(self.last)
+        if self.moved_to:
+            request.redirect(f"{self.moved_to}{request.path.decode()}".encode())
         answer = {"node": "box2", "lease_s": 15, "heartbeat_s": 0.5, "gateways": self.others}
         return json.dumps(answer).encode()
 
@@ -67,9 +79,8 @@ class Gateway(Resource):
 
 
 def some_ports() -> range:
-    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
-        port = sock.getsockname()[1]
-    return range(port, min(port + 20, 65536))
+    first = free_port()
+    return range(first, first + WIDTH)
 
 
 def servers_of_ours(alias: str) -> list[int]:
@@ -92,7 +103,7 @@ async def until(true: Callable[[], object]) -> None:
 
 
 class AgentTestCase(TestCase):
-    timeout = 60
+    timeout = 180
 
     def setUp(self) -> None:
         need_llama()
@@ -183,17 +194,49 @@ class LifeTests(AgentTestCase):
         assert second.last_exit is not None
         self.assertIn("wedged: no progress for", second.last_exit.reason)
 
+    async def test_A34_after_a_sleep_nothing_is_ready_that_has_not_answered(self) -> None:
+        """The first report of a machine that woke says so already; its server goes on."""
+        slept = 0.0
+        self.patch(tap, "Slumber", partial(Slumber, slept=lambda: slept))
+        self.start(self.run_entry())
+        first = await self.ready()
+        before, slept = len(self.gateway.reports), 3600.0
+        await until(lambda: len(self.gateway.reports) >= before + 2)
+        states = [report.backends[0].state for report in self.gateway.reports[before:][:2]]
+        self.assertIn(State.SUSPECT, states)  # one may have been under way
+        self.assertEqual((await self.ready()).key, first.key)
+
     async def test_A20_the_record_is_there_as_long_as_the_process(self) -> None:
         """A next agent could find it; after a stop there is nothing to be found."""
         agent = self.start(self.run_entry())
-        await self.ready()
+        url = (await self.ready()).base_url
         (identity,) = Records(self.state / "servers").read()
         self.assertEqual([identity.pid], servers_of_ours(self.alias))
+        self.assertEqual((identity.exe, url), (sys.executable, f"http://127.0.0.1:{identity.port}"))
+        argv = command_line(self.run_entry(), identity.host, identity.port)
+        self.assertEqual(identity.argv_sha256, fingerprint(argv))
         self.assertEqual(identity.alive(), process(identity.pid))
         environment = Path(f"/proc/{identity.pid}/environ").read_bytes().split(b"\0")
         self.assertIn(f"ROLEMESH_INSTANCE={identity.instance}:gpu0".encode(), environment)
         await agent.stopService()
         self.assertEqual(Records(self.state / "servers").read(), [])
+
+    async def test_A20_an_end_of_the_agent_is_none_of_who_is_kept(self) -> None:
+        """Neither one in a hurry nor an orderly one, after which gateways go on with it too."""
+        self.addCleanup(self.end_servers)
+        agent = self.start(self.run_entry(), on_exit=OnExit.KEEP)
+        backend = await self.ready()
+        for end in (agent.kill, agent.stopService):
+            await maybeDeferred(end)
+            await deferLater(reactor, 0.1)
+            answer = await self.get(f"{backend.base_url}/props", backend.key or "")
+            self.assertEqual(answer[0], 200)
+        self.assertNotIn(("DELETE", "/v1/nodes/box2"), self.gateway.told)
+
+    async def end_servers(self) -> None:
+        for pid in servers_of_ours(self.alias):
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: not servers_of_ours(self.alias))
 
     async def test_A20_a_survivor_is_ended_before_the_first_start(self) -> None:
         """A server of an agent before, of an entry that the file has no more."""
@@ -226,6 +269,29 @@ class LifeTests(AgentTestCase):
         await self.ready()
         release.set()
 
+    async def test_A30_heartbeats_go_on_while_survivors_are_looked_for(self) -> None:
+        """Before the first start and after each end; where nobody can tell, it goes on without."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+        for search in ("end_all", "end"):
+            self.patch(Survivors, search, lambda *_, **__: release.wait())
+        self.patch(past, "CLEARING", 0.3)
+        self.start(self.run_entry())
+        await self.ready()
+        os.kill(servers_of_ours(self.alias)[0], signal.SIGKILL)
+        await until(lambda: self.gateway.state() is State.BACKOFF)
+        await self.ready()
+
+    async def test_A30_a_record_does_not_wait_for_the_disk_of_models(self) -> None:
+        """Which may be in another house: its server starts without an estimate, and is known."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+        self.patch(room, "read_weights", lambda _: release.wait())
+        self.start(self.run_entry())
+        await self.ready()
+        found = [each.backend for each in Records(self.state / "servers").read()]
+        self.assertEqual(found, ["gpu0"])
+
     async def test_a_second_gateway_is_told_without_an_edit(self) -> None:
         """The first one tells of it; the next agent knows it from the start."""
         second = Gateway()
@@ -239,6 +305,17 @@ class LifeTests(AgentTestCase):
         second.last = None
         self.start()
         await until(lambda: second.last)
+
+    async def test_A40_a_redirect_is_not_followed(self) -> None:
+        """Neither for what is told nor for what is asked: our token is for the file's gateways."""
+        elsewhere = Gateway()
+        self.gateway.moved_to = self.serve(elsewhere)
+        self.start()
+        paths = {"/v1/nodes/register", "/v1/nodes/box2/commands"}
+        for _ in range(2):
+            await until(lambda: paths <= {path for _, path in self.gateway.told})
+            self.gateway.told.clear()
+        self.assertEqual(elsewhere.told, [])
 
     async def test_the_machines_own_load_is_told(self) -> None:
         """Processors, memory and load come with each report."""
@@ -271,13 +348,20 @@ class LifeTests(AgentTestCase):
         self.assertEqual((await self.ready("cpu")).key, neighbour.key)
 
     async def test_A19_a_stop_leaves_the_gateway_first_and_no_server(self) -> None:
-        """The node deregisters, and then every process is gone."""
-        agent = self.start(self.run_entry(), self.run_entry("gpu1"))
+        """The node deregisters, all servers are asked to end at once, and every process is gone."""
+        agent, order, stop = self.start(self.run_entry(), self.run_entry("gpu1")), [], Server.stop
+
+        def noted(server: Server) -> Deferred[None]:
+            order.append(self.gateway.told[-1][0])
+            return stop(server).addCallback(lambda _: order.append("gone"))
+
+        self.patch(Server, "stop", noted)
         await self.ready()
         await self.ready("gpu1")
         self.assertEqual(len(servers_of_ours(self.alias)), 2)
         await agent.stopService()
-        self.assertEqual(self.gateway.told[-1], ("DELETE", "/v1/nodes/box2"))
+        self.assertIn(("DELETE", "/v1/nodes/box2"), self.gateway.told)
+        self.assertEqual(order, ["DELETE", "DELETE", "gone", "gone"])
         self.assertEqual(servers_of_ours(self.alias), [])
 
     async def test_A4_a_port_in_use_is_passed_over(self) -> None:
@@ -319,6 +403,7 @@ class FailureTests(AgentTestCase):
 
     async def test_A1_A37_what_is_missing_is_in_nobodys_way_and_starts_when_it_comes(self) -> None:
         """As the agent reads its file: one entry serves, the others say what they lack and wait."""
+        self.patch(endings, "LOOP_ENDINGS", 1000)  # however often they try meanwhile
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         late = {"model": folder / "late.gguf", "program": folder / "llama-server"}
@@ -360,6 +445,13 @@ class FailureTests(AgentTestCase):
         broken.write_bytes(os.urandom(4096))
         await self.assertReason("model_broken: exit code 1", self.run_entry(file=broken))
 
+    async def test_A17_who_needs_no_gpu_waits_for_no_nvml(self) -> None:
+        """A driver that has said nothing yet holds up those alone that name a card."""
+        self.patch(gpu.Gpus, "_run_helper", lambda _: None)
+        self.start(self.run_entry("waits", gpu=GpuChoice((0,))), self.run_entry())
+        await self.ready()
+        self.assertIsNone(self.gateway.backend("waits"))
+
     async def test_A17_a_gpu_that_is_not_here(self) -> None:
         """A machine without that GPU says so, and goes on with the other entries."""
         lost = self.run_entry("lost", gpu=GpuChoice(names=("no such gpu",)))
@@ -390,12 +482,28 @@ class ReloadTests(AgentTestCase):
         most: list[int] = []
         watching = LoopingCall(lambda: most.append(len(servers_of_ours(self.alias))))
         watching.start(0.01)
+        order = self.noted_ends_and_starts()
         await agent.run((self.run_entry(context=256), self.run_entry("gpu1")))
         await until(lambda: self.context() == 256)
         watching.stop()
-        self.assertEqual(max(most), 2)
+        self.assertEqual((max(most), order), (2, ["gone", "started"]))
         self.assertNotEqual((await self.ready()).key, first.key)
         self.assertEqual((await self.ready("gpu1")).key, neighbour.key)
+
+    def noted_ends_and_starts(self) -> list[str]:
+        """What becomes of servers from now on."""
+        order, start, stop = list[str](), Server.start, Server.stop
+
+        def noted_start(server: Server) -> None:
+            order.append("started")
+            start(server)
+
+        def noted_stop(server: Server) -> Deferred[None]:
+            return stop(server).addCallback(lambda _: order.append("gone"))
+
+        self.patch(Server, "start", noted_start)
+        self.patch(Server, "stop", noted_stop)
+        return order
 
     def context(self) -> int:
         backend = self.gateway.backend()

@@ -13,7 +13,7 @@ reactor: Any = installed
 
 
 class AsideTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     async def test_what_a_job_returns_and_raises_comes_back(self) -> None:
         """A result is a result, an exception a failure; the next job is done all the same."""

@@ -31,6 +31,7 @@ class Scripted(Resource):
         self.requests: list[Request] = []
         self.bodies: list[bytes] = []
         self.left = 0
+        self.headers: dict[bytes, bytes] = {}
 
     def render(self, request: Request) -> Any:
         self.requests.append(request)
@@ -40,7 +41,8 @@ class Scripted(Resource):
             request.write(b"begun")
             return NOT_DONE_YET
         request.setResponseCode(self.status)
-        request.setHeader(b"location", b"http://elsewhere/")
+        for name, told in {b"location": b"http://elsewhere/", **self.headers}.items():
+            request.setHeader(name, told)
         return self.body
 
     def _count_left(self, _: object) -> None:
@@ -60,6 +62,19 @@ class CallerTests(SynchronousTestCase):
         """Status and body arrive; a redirect is an answer like any other."""
         answer = self.successResultOf(self.call(Scripted(302, b"moved")))
         self.assertEqual(answer, Answer(302, b"moved"))
+
+    def test_when_to_come_again(self) -> None:
+        """It is told in seconds, from either header; what is no number is nothing."""
+        for name, told, wait in (
+            (b"retry-after-ms", b"250", 0.25),
+            (b"retry-after", b"3", 3.0),
+            (b"retry-after", b"Sun, 06 Nov 2044 08:49:37 GMT", None),
+            (b"retry-after", b"-5", None),
+            (b"x-other", b"3", None),
+        ):
+            server = Scripted(429)
+            server.headers = {name: told}
+            self.assertEqual(self.successResultOf(self.call(server)).retry_after, wait)
 
     def test_key_and_body_are_sent(self) -> None:
         """A bearer goes into its header, a body goes with its type."""
@@ -81,6 +96,11 @@ class CallerTests(SynchronousTestCase):
         """One byte too many ends the exchange."""
         self.successResultOf(self.call(Scripted(body=b"x" * 10), limit=10))
         self.failureResultOf(self.call(Scripted(body=b"x" * 11), limit=10), TooLong)
+
+    def test_A40_an_answer_of_64_kib_is_long_enough(self) -> None:
+        """Where nobody asks for more."""
+        self.successResultOf(self.call(Scripted(body=b"x" * 65536)))
+        self.failureResultOf(self.call(Scripted(body=b"x" * 65537)), TooLong)
 
     def test_a_body_that_does_not_end_is_left(self) -> None:
         """The limit on time holds beyond the headers, and the connection is closed."""

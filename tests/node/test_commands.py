@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rolemesh.config.node import Run
 from rolemesh.core.commands import Command, Kind, Result
 from rolemesh.core.model import BackendState as State
-from rolemesh.node.commands import Operator
+from rolemesh.node.commands import Operator, Tail
 from rolemesh.node.drains import DISK, Drains
 from rolemesh.node.means import Facts
 from rolemesh.node.snapshot import backend_report
@@ -105,6 +105,17 @@ class DrainTests(NodeCase):
         self.do("resume", None)
         self.begin()
         self.assertIsNone(self.drains.of("gpu0"))
+
+    def test_resumed(self) -> None:
+        """One backend takes requests again, at once and after a restart; its neighbour does not."""
+        self.running += (self.new_server("gpu1"),)
+        self.do("drain")
+        self.do("drain", "gpu1")
+        result = self.do("resume")
+        self.assertEqual((result.done, result.message), (True, "box2/gpu0 takes requests"))
+        for _ in range(2):
+            self.assertEqual((self.drains.of("gpu0"), self.drains.of("gpu1")), (None, ""))
+            self.begin()
 
     def test_private(self) -> None:
         """The file is its owner's alone."""
@@ -265,6 +276,31 @@ class TailTests(NodeCase):
         tail = self.operator.tail("gpu0")
         assert tail is not None
         self.assertEqual(tail.last(1), ("*** is my key",))
+
+    def test_behind_a_mark(self) -> None:
+        """Who comes again is told what came since, and how many of those lines are gone."""
+        self.process.say(b"one", b"two")
+        tail = self.operator.tail("gpu0")
+        assert tail is not None
+        tail.last(1)
+        mark = tail.mark
+        self.assertEqual(self.tail().last(200, mark), ())
+        self.process.say(b"three", b"four")
+        self.assertEqual(self.tail().last(1, mark), ("three", "four"))
+        self.process.say(*(b"%d" % number for number in range(299)))
+        told = self.tail().last(1, mark)
+        self.assertEqual((len(told), told[0], told[-1]), (201, "… 101 lines left out", "298"))
+
+    def tail(self) -> Tail:
+        found = self.operator.tail("gpu0")
+        assert found is not None
+        return found
+
+    def test_behind_another_agents_mark(self) -> None:
+        """All lines of a new process are told, as nobody has seen any."""
+        self.process.say(b"one", b"two")
+        for mark in ("1700000000.000001:2:00000000", "1:2", ":", "x:y:z", "0:99999999999999999:0"):
+            self.assertEqual(self.tail().last(1, mark), ("one", "two"))
 
     def test_its_entry_changes(self) -> None:
         """A reload that makes another server of the same name is followed on."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rolemesh.config.node import GpuChoice
@@ -32,7 +33,7 @@ class ChooseTests(SynchronousTestCase):
     def assertChosen(self, expected: list[str], *names: str | int) -> None:
         self.assertEqual(choose(GpuChoice(names), (H100, ADA)), tuple(expected))
 
-    def test_by_index_uuid_or_part_of_the_name(self) -> None:
+    def test_A18_by_index_uuid_or_part_of_the_name(self) -> None:
         """Each way leads to the UUID, in the order of the file."""
         self.assertChosen(["GPU-b"], 1)
         self.assertChosen(["GPU-b", "GPU-a"], "4090", "h100")
@@ -104,10 +105,18 @@ class HelperInMemoryTests(SynchronousTestCase):
         (card,) = self.gpus.sample
         self.assertEqual((card.memory_used, card.uuid), (None, "GPU-a"))
         self.assertEqual(card.reason, "no answer within 10 s")
-        self.clock.advance(PAUSE - 0.1)
+        self.clock.advance(59.9)
         self.assertEqual(len(self.processes.children), 1)
         self.clock.advance(0.1)
         self.assertEqual(len(self.processes.children), 2)
+
+    def test_A16_a_helper_that_tells_in_time_is_left_alone(self) -> None:
+        """However long it has run, and also when a sample is a bit late."""
+        for used in range(100):
+            self.tell(used)
+            self.clock.advance(INTERVAL + DEADLINE - 0.1)
+        self.assertEqual((self.helper.signals, len(self.processes.children)), ([], 1))
+        self.assertEqual(self.gpus.sample[0].memory_used, 99)
 
     def test_A16_a_late_word_of_a_killed_helper_is_not_heard(self) -> None:
         """Neither its samples nor its exit count against the next one."""
@@ -144,6 +153,29 @@ class HelperInMemoryTests(SynchronousTestCase):
         self.helper.tell(b'{"error": "Driver Not Loaded"}\n')
         self.assertFalse(self.gpus.sample[0].lost)
 
+    def test_A39_a_helper_that_cannot_be_forked(self) -> None:
+        """Is tried again a minute later; nobody waits for it until then."""
+        spawn = self.processes.spawnProcess
+        self.patch(self.processes, "spawnProcess", self.refuse)
+        self.helper.exit(None, 11)
+        self.clock.advance(PAUSE)
+        self.successResultOf(self.gpus.settled)
+        self.patch(self.processes, "spawnProcess", spawn)
+        self.clock.advance(PAUSE)
+        self.tell(5)
+        self.assertEqual(self.gpus.sample[0].memory_used, 5)
+
+    def refuse(self, *_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    def test_A17_a_machine_without_nvml_says_so_once(self) -> None:
+        """However often a helper finds it out; again when it is something else."""
+        with capturedLogs() as events:
+            for problem in (*["Driver Not Loaded"] * 5, "Unknown Error"):
+                self.helper.tell(b'{"error": "%s"}\n' % problem.encode())
+                self.clock.advance(PAUSE)
+        self.assertEqual([e["problem"] for e in events], ["Driver Not Loaded", "Unknown Error"])
+
     def test_nonsense_of_a_helper_is_no_sample(self) -> None:
         """A line that is no sample ends the helper."""
         self.helper.tell(b"garbage\n")
@@ -170,11 +202,12 @@ def fake_nvml(name: str) -> dict[str, str]:
 class RealHelperTests(TestCase):
     """The real nvidia-ml-py in the real helper, over a library compiled here."""
 
-    timeout = 30
+    timeout = 120
 
-    def setUp(self) -> None:
+    def setUp(self) -> Any:
         self.library = fake_nvml(self.mktemp())
         self.transports: list[Any] = []
+        return deferLater(reactor, 0)  # a helper that ends while the reactor starts confuses trial
 
     def spawnProcess(self, *details: Any, **more: Any) -> None:
         self.transports.append(reactor.spawnProcess(*details, **more))
@@ -200,7 +233,7 @@ class RealHelperTests(TestCase):
         self.assertEqual((first.utilization, first.power, first.temperature), (0.37, 210.5, 51.0))
         self.assertEqual((second.index, second.power, second.temperature), (1, None, None))
 
-    async def test_the_inventory_and_all_readings(self) -> None:
+    async def test_A17_the_inventory_and_all_readings(self) -> None:
         """Watts, joules, ratios; what a card does not tell has its reason by name."""
         first, second = (await self.settled()).sample
         self.assertEqual((first.pci, first.driver), ("00000000:17:00.0", "570.86.15"))

@@ -2,10 +2,12 @@
 
 import socket
 from contextlib import closing
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.node import host
+from tests.real.harness import free_port
 
 
 def listener() -> socket.socket:
@@ -17,16 +19,14 @@ def listener() -> socket.socket:
 class FreePortTests(SynchronousTestCase):
     def test_A4_a_port_in_use_is_passed_over(self) -> None:
         """A port on which somebody listens is not given, the next one is."""
-        with closing(listener()) as used, closing(listener()) as soon_free:
-            free = soon_free.getsockname()[1]
+        free = free_port()
+        with closing(listener()) as used:
             taken = used.getsockname()[1]
-            soon_free.close()
             self.assertEqual(host.free_port("127.0.0.1", (taken, free), ()), free)
 
     def test_a_promised_port_is_passed_over(self) -> None:
         """Two servers that start at once do not get the same port."""
-        with closing(listener()) as soon_free:
-            port = soon_free.getsockname()[1]
+        port = free_port()
         self.assertIsNone(host.free_port("127.0.0.1", (port,), (port,)))
 
     def test_an_address_that_is_not_ours_has_no_free_port(self) -> None:
@@ -51,6 +51,25 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(host.base_url("10.0.0.12", 18100), "http://10.0.0.12:18100")
         self.assertEqual(host.base_url("fd00::12", 18100), "http://[fd00::12]:18100")
 
-    def test_the_kernels_kills_are_a_number_everywhere(self) -> None:
-        """Where no cgroup tells, it is zero."""
-        self.assertGreaterEqual(host.kernel_kills(), 0)
+
+class KernelTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.own, self.group = self.folder / "cgroup", self.folder / "system.slice/node.service"
+        self.group.mkdir(parents=True)
+        self.patch(host, "_OWN_CGROUP", self.own)
+        self.patch(host, "_CGROUP", self.folder)
+
+    def test_A10_the_kernels_kills_are_counted_where_we_are(self) -> None:
+        """In our own cgroup's `memory.events`, the kills alone."""
+        self.own.write_text("0::/system.slice/node.service\n")
+        (self.group / "memory.events").write_text("low 0\nmax 31\noom 5\noom_kill 2\n")
+        self.assertEqual(host.kernel_kills(), 2)
+
+    def test_A10_where_no_cgroup_tells_there_are_none(self) -> None:
+        """No cgroup of version 2, no file of it, or nonsense in it."""
+        self.assertEqual(host.kernel_kills(), 0)
+        self.own.write_text("1:name=systemd:/\n0::/system.slice/node.service\n")
+        self.assertEqual(host.kernel_kills(), 0)
+        (self.group / "memory.events").write_text("oom_kill\n")
+        self.assertEqual(host.kernel_kills(), 0)

@@ -63,7 +63,7 @@ class Agent:
 
 
 class KeepingTestCase(TestCase):
-    timeout = 30
+    timeout = 50  # less than the servers sleep
 
     def setUp(self) -> None:
         self.state = Path(self.mktemp()).absolute()
@@ -88,7 +88,7 @@ class KeepingTestCase(TestCase):
 
 
 class AdoptTests(KeepingTestCase):
-    async def test_A20_it_is_adopted_with_its_port_and_its_key(self) -> None:
+    async def test_A5_A20_it_is_adopted_with_its_port_and_its_key(self) -> None:
         """Its key is on no disk: it is read from the environment that the process was given."""
         child, door = await self.begin()
         second = Agent(self.state)
@@ -100,9 +100,10 @@ class AdoptTests(KeepingTestCase):
         self.assertIsNone(await second.machine.adopt(self.entry, LineCutter(print), print))
         taken.process.leave()
 
-    async def test_A20_its_end_is_told_though_it_is_not_our_child(self) -> None:
-        """How it ended only its parent knows."""
+    async def test_A12_A20_its_end_is_told_though_it_is_not_our_child(self) -> None:
+        """How it ended only its parent knows. One that SIGSTOP holds is woken to end."""
         child, _ = await self.begin()
+        os.kill(child.pid, signal.SIGSTOP)
         second = Agent(self.state)
         taken = await second.adopt(self.entry)
         assert taken is not None
@@ -128,6 +129,11 @@ class AdoptTests(KeepingTestCase):
         self.assertLess(proc.age(found), 30)
         longer = evolve(found, started=found.started - 600 * os.sysconf("SC_CLK_TCK"))
         self.assertGreater(proc.age(longer), 600)
+        self.patch(proc, "age", lambda _: 600.0)
+        taken = await Agent(self.state).adopt(self.entry)
+        assert taken is not None
+        taken.process.leave()
+        self.assertEqual(taken.age, 600)
 
     async def test_A5_what_belongs_to_no_entry_is_ended(self) -> None:
         """The file does not have it any more, or asks for something else."""

@@ -41,6 +41,7 @@ class FakeGateway(Caller):
         self.refused: list[dict[str, str]] = []
         self.body: bytes | None = None
         self.hold: Deferred[None] | None = None
+        self.retry_after: float | None = None
         self.cancelled = 0
 
     async def call(
@@ -65,7 +66,7 @@ class FakeGateway(Caller):
     def answer(self, status: int) -> Answer:
         if status != 200:
             message = {"error": {"message": "because", "code": "x"}}
-            return Answer(status, json.dumps(message).encode())
+            return Answer(status, json.dumps(message).encode(), self.retry_after)
         accepted = {
             "node": "box2",
             "lease_s": 15,
@@ -141,6 +142,49 @@ class BeatTests(LinkTestCase):
         self.advance(6.1)
         self.assertCalled(REGISTER, HEARTBEAT, HEARTBEAT, HEARTBEAT)
         self.assertEqual(self.generation, 4)
+
+    def test_N10_a_gateway_that_heard_enough_is_told_when_it_says(self) -> None:
+        """What changes meanwhile is told then, and no trouble is made of it."""
+        self.link.start()
+        self.gateway.statuses, self.gateway.retry_after = [429], 2.0
+        self.on_snapshot = self.link.changed
+        self.advance(5)
+        self.assertCalled(REGISTER, HEARTBEAT)
+        self.on_snapshot = lambda: None
+        self.link.changed()
+        self.advance(1.9)
+        self.assertCalled()
+        self.assertIs(self.link.standing, Standing.REGISTERED)
+        self.assertIn("429: because", self.link.about().trouble)
+        self.advance(0.2)
+        self.assertCalled(HEARTBEAT)
+        self.advance(5)
+        self.assertCalled(HEARTBEAT)
+
+    def test_N10_a_foolish_time_is_bounded(self) -> None:
+        """It cannot make the agent flood it, nor fall silent; without one a second will do."""
+        for told, wait in ((0.0, 1 / 16), (1e9, 60), (None, 1)):
+            self.link = self.new_link()
+            self.gateway.statuses, self.gateway.retry_after = [200, 429], told
+            self.link.start()
+            self.advance(5)
+            self.assertCalled(REGISTER, HEARTBEAT)
+            self.advance(wait - 1 / 16)
+            self.assertCalled()
+            self.advance(1 / 16)
+            self.assertCalled(HEARTBEAT)
+            self.successResultOf(Deferred.fromCoroutine(self.link.stop("box2", False)))
+
+    def test_N10_too_many_registrations(self) -> None:
+        """A gateway that does not know us yet is told again when it says as well."""
+        self.gateway.statuses, self.gateway.retry_after = [429], 20.0
+        self.link.start()
+        self.assertIs(self.link.standing, Standing.UNREACHABLE)
+        self.advance(19.9)
+        self.assertCalled(REGISTER)
+        self.advance(0.2)
+        self.assertCalled(REGISTER)
+        self.assertIs(self.link.standing, Standing.REGISTERED)
 
     def test_a_foolish_interval_is_bounded(self) -> None:
         """A gateway cannot make the agent flood it, or fall silent."""
@@ -318,7 +362,8 @@ class TroubleTests(LinkTestCase):
         self.advance(2)
         self.assertCalled(REGISTER)
         self.assertEqual(self.lines, ["it refuses us: because"])
-        self.assertIs(self.link.standing, Standing.REFUSED)
+        told = self.link.about()
+        self.assertEqual((told.standing, told.trouble), ("refused", "it refuses us: because"))
 
     def test_another_agent_with_our_name_is_told_as_a_refusal(self) -> None:
         """Such a gateway is reached and says no; it is asked as often as one that is away."""

@@ -25,7 +25,7 @@ STATUS = NodeStatus(
 
 
 class LocalSocketTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()  # trial's own paths are too long for a socket

@@ -5,8 +5,6 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.node.logs import (
-    KEPT_LINES,
-    LINES_PER_SECOND,
     LONGEST_LINE,
     LineCutter,
     ServerLog,
@@ -35,9 +33,9 @@ class LineCutterTests(SynchronousTestCase):
 
     def test_A27_a_long_line_is_cut_and_says_by_how_much(self) -> None:
         """Of a line beyond 8 KiB the beginning is kept, whole or in pieces."""
-        marked = b"x" * LONGEST_LINE + "…+5".encode()
-        self.cutter.feed(b"a\n" + b"x" * (LONGEST_LINE + 5) + b"\n")
-        self.cutter.feed(b"x" * LONGEST_LINE)
+        marked = b"x" * 8192 + "…+5".encode()
+        self.cutter.feed(b"a\n" + b"x" * (8192 + 5) + b"\n")
+        self.cutter.feed(b"x" * 8192)
         self.cutter.feed(b"xxxxx\nb\n")
         self.assertEqual(self.lines, [b"a", marked, marked, b"b"])
 
@@ -92,16 +90,17 @@ class ServerLogTests(SynchronousTestCase):
         """200 lines a second pass; how many did not is said when there is room again."""
         cutter = self.log.cutter()
         cutter.feed(b"x\n" * 1000)
-        self.assertEqual(len(self.told), LINES_PER_SECOND)
+        self.assertEqual(len(self.told), 200)
         self.clock.advance(1)
         cutter.feed(b"y\n")
-        self.assertEqual(self.told[-2:], [f"dropped {1000 - LINES_PER_SECOND} lines", "y"])
+        self.assertEqual(self.told[-2:], ["dropped 800 lines", "y"])
 
     def test_A28_the_ring_keeps_the_last_lines(self) -> None:
         """A flood neither fills memory nor pushes out what was said last."""
-        self.log.cutter().feed(b"".join(b"%d\n" % n for n in range(1000)))
+        for number in range(1000):
+            self.log.cutter().feed(b"%d\n" % number)
         self.assertEqual(self.log.tail(2), ["998", "999"])
-        self.assertEqual(len(self.log.tail(1000)), KEPT_LINES)
+        self.assertEqual(len(self.log.tail(1000)), 200)
 
     def test_a_new_start_has_lines_of_its_own(self) -> None:
         """The cause of an exit is not looked for in an earlier start's lines."""
@@ -110,3 +109,31 @@ class ServerLogTests(SynchronousTestCase):
         self.log.cutter().feed(b"new secret\n")
         self.assertEqual(self.log.tail(9), ["new ***"])
         self.assertEqual(self.told[-1], "new ***")
+
+    def test_behind_a_mark_of_another_agent(self) -> None:
+        """Of a server that outlived its agent, the lines that were told are not told again; where
+        none of them is kept any more, all are told."""
+        lines = [b"line %d" % number for number in range(20)]
+        self.log.cutter().feed(b"".join(line + b"\n" for line in lines[:15]))
+        mark = self.log.mark()
+        self.clock.advance(1)
+        for kept in (lines, lines[4:]):
+            heir = ServerLog(self.clock, "gpu0")
+            heir.begin(())
+            heir.recall(kept)
+            heir.cutter().feed(b"next\n")
+            told = [line.decode() for line in (*lines[15:], b"next")]
+            self.assertEqual(heir.since(mark), (told, 0))
+        heir = ServerLog(self.clock, "gpu0")
+        heir.recall(lines[12:])
+        self.assertEqual(len(heir.since(mark)[0]), 8)
+
+    def test_a_new_process_says_the_same(self) -> None:
+        """Lines that another process has said before in the same words are told all the same."""
+        self.log.cutter().feed(b"loading\n")
+        mark = self.log.mark()
+        self.clock.advance(1)
+        heir = ServerLog(self.clock, "gpu0")
+        heir.begin(())
+        heir.cutter().feed(b"loading\nready\n")
+        self.assertEqual(heir.since(mark), (["loading", "ready"], 0))

@@ -1,8 +1,10 @@
 """What stands in the way of a start on this machine, with real files and a fake NVML's samples."""
 
+import contextlib
 import errno
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,28 +12,36 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from msgspec.structs import replace
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from rolemesh.config.node import GpuChoice, Run
 from rolemesh.core.endings import Reason
 from rolemesh.core.fit import GB
 from rolemesh.core.report import GpuReport
-from rolemesh.node import past, room, survivors
+from rolemesh.node import host, past, room, survivors
 from rolemesh.node.aside import Aside
 from rolemesh.node.gpu import Gpus
 from rolemesh.node.identity import Records
 from rolemesh.node.logs import LineCutter
 from rolemesh.node.machine import Machine
 from rolemesh.node.means import CannotStart, Unkillable
-from rolemesh.node.process import Child
+from rolemesh.node.process import Child, Exit
+from tests.node.test_process import until
+from tests.node.test_survivors import alive
 from tests.real.harness import free_port, need
 
+WRAPPER = (
+    "import os, time; os.fork() and time.sleep(60); "
+    "os.setsid(); print(os.getpid(), flush=True); time.sleep(600)"
+)
 CARD = GpuReport(uuid="GPU-a", name="H100", index=0, memory_total=80 * GB, memory_used=0)
 
 
 class MachineTestCase(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         need(importlib.util.find_spec("gguf") is not None, "the extra rolemesh[demo]")
@@ -92,6 +102,26 @@ class FitTests(MachineTestCase):
         self.assertEqual(self.machine.note(anywhere), "")
 
 
+class SignsTests(MachineTestCase):
+    async def test_A6_A8_A9_what_shows_that_a_server_works(self) -> None:
+        """Its own process and its own GPUs: bytes read, memory, the most that one of them works."""
+        twin = replace(CARD, uuid="GPU-b", index=1, memory_used=2 * GB, utilization=0.25)
+        stranger = replace(CARD, uuid="GPU-c", index=2, memory_used=9 * GB, utilization=1.0)
+        self.gpus.sample = (CARD, twin, stranger)
+        both = evolve(self.run_entry, gpu=GpuChoice((0, 1)))
+        await self.machine.make_room(both)
+        seen = self.machine.signs(both, os.getpid())
+        self.assertGreater(min(seen.read, seen.resident, seen.cpu), 0)
+        self.assertEqual((seen.gpu_memory, seen.utilization), (2 * GB, 0.25))
+        self.gpus.sample = (CARD, replace(twin, utilization=None))
+        self.assertIsNone(self.machine.signs(both, os.getpid()).utilization)
+
+    async def test_A10_the_kernels_kills_are_the_machines(self) -> None:
+        """A server whose end is looked into sees what the kernel counts."""
+        self.patch(host, "kernel_kills", lambda: 3)
+        self.assertEqual(self.machine.kernel_kills(), 3)
+
+
 class DiskTests(MachineTestCase):
     async def test_A30_a_disk_of_models_that_hangs_makes_no_estimate_and_stops_no_start(
         self,
@@ -139,6 +169,47 @@ class GpuTests(MachineTestCase):
         neighbour = await self.refusal(evolve(self.run_entry, id="other"))
         self.assertIn("gpu0, on the same GPU, left a process that outlives SIGKILL", str(neighbour))
         await self.machine.make_room(evolve(self.run_entry, id="third", gpu=GpuChoice(none=True)))
+
+
+class WrapperTests(MachineTestCase):
+    async def test_A14_what_a_wrapper_forked_ends_with_it(self) -> None:
+        """Also in a session of its own, to which neither its group nor its parent leads."""
+        wrapper = (sys.executable, "-c", WRAPPER)
+        run = evolve(self.run_entry, gpu=GpuChoice(none=True), llama_server=wrapper)
+        await self.machine.make_room(run)
+        lines: list[bytes] = []
+        ended: Deferred[Exit] = Deferred()
+        child = Child(LineCutter(lines.extend), LineCutter(lambda _: None), ended.callback)
+        self.machine.run_server(run, self.machine.open_door(run), child)
+        await until(lambda: lines)
+        self.addCleanup(self.end, int(lines[0]))
+        child.kill()
+        await ended
+        self.assertTrue(alive(int(lines[0])))
+        self.machine.clean_up(run)
+        await until(lambda: not alive(int(lines[0])))
+
+    def end(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class BindingTests(MachineTestCase):
+    async def test_A18_a_server_sees_its_card_whatever_its_index(self) -> None:
+        """By UUID, as the file or NVML gives it, and no other card."""
+        other = replace(CARD, uuid="GPU-b")
+        self.gpus.sample = (other, replace(CARD, index=1))
+        says = (sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
+        for name in (1, "GPU-a"):
+            run = evolve(self.run_entry, gpu=GpuChoice((name,)), llama_server=says)
+            await self.machine.make_room(run)
+            lines: list[bytes] = []
+            ended: Deferred[Exit] = Deferred()
+            cutter = LineCutter(lines.extend)
+            door = self.machine.open_door(run)
+            self.machine.run_server(run, door, Child(cutter, cutter, ended.callback))
+            await ended
+            self.assertEqual(lines, [b"GPU-a"])
 
 
 class NoProcesses:

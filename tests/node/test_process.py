@@ -1,11 +1,14 @@
 """Real children through the real launcher: how they live, what they say, how they end."""
 
 import os
+import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -19,7 +22,7 @@ from rolemesh.node.logs import LineCutter
 from rolemesh.node.process import Child, Exit, run_child
 
 SLEEP = "import time; time.sleep(60)"
-PATIENCE = 20  # seconds
+PATIENCE = 50  # seconds; less than the children sleep
 AGENT = """
 import os, sys
 from twisted.internet import reactor
@@ -66,9 +69,15 @@ def python(code: str) -> Run:
     return Run(sys.executable, "-c", code)
 
 
-class ChildTests(TestCase):
+class ProcessTestCase(TestCase):
     timeout = PATIENCE
 
+    def setUp(self) -> Any:
+        """A test that ends while its reactor starts would leave the next one without SIGCHLD."""
+        return deferLater(reactor, 0)
+
+
+class ChildTests(ProcessTestCase):
     async def test_lines_and_exit_code(self) -> None:
         """What a child wrote last is there when its exit is told, without a newline too."""
         run = python("import sys; print('one'); sys.stderr.write('two'); sys.exit(3)")
@@ -97,6 +106,12 @@ class ChildTests(TestCase):
         await run.ended
         await until(lambda: not alive(grandchild))
 
+    async def test_A14_what_a_child_forked_ends_with_it(self) -> None:
+        """Nothing of its group keeps its port or its GPU."""
+        run = Run("sh", "-c", "sleep 60 & echo $!")
+        self.assertEqual(await run.ended, Exit(0, None))
+        await until(lambda: not alive(int(run.lines[0])))
+
     async def test_the_exit_does_not_wait_for_who_holds_the_pipes(self) -> None:
         """A grandchild in a session of its own holds standard output; the exit is told at once."""
         forked = python(
@@ -123,11 +138,11 @@ class ChildTests(TestCase):
         self.assertEqual(run.lines.count(b"y"), 10**6)
 
     async def test_A29_an_agent_that_is_held_up_does_not_hold_up_the_child(self) -> None:
-        """Half a MiB is written while nobody reads; afterwards every line of it is there."""
+        """Nearly a MiB is written while nobody reads; afterwards every line of it is there."""
         done = Path(self.mktemp()).absolute()
         run = python(
             f"print('y' * 1023 + '\\n' * 1, end='', flush=True); import pathlib; "
-            f"print(('y' * 1023 + '\\n') * 511, end='', flush=True); "
+            f"print(('y' * 1023 + '\\n') * 999, end='', flush=True); "
             f"pathlib.Path({str(done)!r}).touch()"
         )
         await run.first_line()
@@ -136,12 +151,10 @@ class ChildTests(TestCase):
             time.sleep(0.01)  # the reactor stands
         self.assertTrue(done.exists())
         await run.ended
-        self.assertEqual(len(run.lines), 512)
+        self.assertEqual(len(run.lines), 1000)
 
 
-class LauncherTests(TestCase):
-    timeout = PATIENCE
-
+class LauncherTests(ProcessTestCase):
     async def test_the_child_has_a_session_of_its_own(self) -> None:
         """A signal to the agent's group, as Ctrl-C is, does not reach it."""
         run = python("import os; print(os.getsid(0) == os.getpid() == os.getpgid(0))")
@@ -150,12 +163,23 @@ class LauncherTests(TestCase):
 
     async def test_the_child_finds_signals_and_descriptors_as_a_shell_gives_them(self) -> None:
         """SIGPIPE ends it, no core is written, and nothing beyond the three streams is open."""
+        limits = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_CORE, limits)
         run = Run("sh", "-c", "grep SigIgn /proc/self/status; ulimit -c; ls /proc/self/fd | wc -l")
         await run.ended
         ignored, core, descriptors = run.lines
         self.assertEqual(int(ignored.split()[1], 16) & (1 << (signal.SIGPIPE - 1)), 0)
         self.assertEqual(core, b"0")
         self.assertEqual(int(descriptors), 4)  # ls holds the folder that it lists
+
+    def test_the_launcher_passes_on_no_descriptor(self) -> None:
+        """Whatever it was left by who called it."""
+        command = [sys.executable, launcher.__file__, "0", "sh", "-c", "ls /proc/self/fd | wc -l"]
+        left = os.open(os.devnull, os.O_RDONLY)
+        self.addCleanup(os.close, left)
+        counted = subprocess.run(command, pass_fds=[left], stdout=subprocess.PIPE, check=True)
+        self.assertEqual(int(counted.stdout), 4)  # as above
 
     async def test_the_environment_is_the_one_given(self) -> None:
         """A child gets what it was given and no more."""

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.real.harness import need
 
 INHERITS = """
-import ctypes, os, subprocess, sys
+import ctypes, os, subprocess, sys, time
 from twisted.internet import reactor
 from rolemesh.node import proc, reaper
 from rolemesh.node.logs import LineCutter
@@ -33,11 +33,15 @@ def look():
 
 def begin():
     cutter = LineCutter(lambda _: None)
-    run_child(reactor, Child(cutter, cutter, own.append), ["sh", "-c", "exit 7"], os.environ)
+    child = Child(cutter, cutter, own.append)
+    run_child(reactor, child, ["sh", "-c", "exit 7"], os.environ)
+    while not proc.process(child.pid).ended:
+        time.sleep(0.01)
+    reaper._reap()
     look()
 
 reactor.callWhenRunning(begin)
-reactor.callLater(10, reactor.stop)
+reactor.callLater(60, reactor.stop)
 reactor.run()
 """
 

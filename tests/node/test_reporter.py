@@ -121,6 +121,20 @@ class TellTests(ReporterTestCase):
         self.clock.advance(HOLD)
         self.assertEqual(len(self.mesh[A].calls), 1)
 
+    def test_A19_all_are_left_at_once(self) -> None:
+        """One that does not answer holds up no other's farewell."""
+        reporter = self.reporter(A, B)
+        reporter.start()
+        for url in (A, B):
+            self.mesh[url].wait()
+        leaving = Deferred.fromCoroutine(reporter.stop())
+        self.assertEqual([self.mesh[url].calls[-1].method for url in (A, B)], ["DELETE"] * 2)
+        for url in (A, B):
+            hold = self.mesh[url].hold
+            assert hold is not None
+            hold.callback(None)
+        self.successResultOf(leaving)
+
 
 class LearnTests(ReporterTestCase):
     def test_another_gateway_is_met_without_an_edit(self) -> None:

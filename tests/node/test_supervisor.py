@@ -67,7 +67,7 @@ class StartTests(LifeTestCase):
         self.assertIs(self.server.state, State.LOADING)
         self.become_ready()
         self.assertIs(self.server.state, State.READY)
-        self.assertEqual(self.server.facts, FACTS)
+        self.assertEqual(self.server.talk.facts, FACTS)
 
     def test_each_change_is_announced_once(self) -> None:
         """Whoever reports is told of starting, loading and ready, and of nothing in between."""
@@ -114,7 +114,7 @@ class StartTests(LifeTestCase):
         self.assertIs(self.server.state, State.BACKOFF)
         self.assertEqual(str(self.server.last_ending), "hung: no progress for 300 s, loading")
 
-    def test_A21_its_record_is_there_before_it_is_asked(self) -> None:
+    def test_A14_A21_its_record_is_there_before_it_is_asked(self) -> None:
         """No traffic comes to a process that a next agent would not know; its end is noted."""
         self.assertEqual(self.ground.recorded, [1])
         self.process.exit(1)
@@ -165,17 +165,30 @@ class ExitTests(LifeTestCase):
     def test_A2_three_equal_quick_exits_go_to_the_longest_pause(self) -> None:
         """What cannot work is tried once a minute."""
         for wait in (1, 2, 60):
+            self.clock.advance(1.9)
+            self.process.exit(1)
+            self.assertEqual(self.server.retry_in, wait)
+            self.clock.advance(wait)
+
+    def test_A2_what_runs_for_two_seconds_has_begun(self) -> None:
+        """Its pauses grow as those of any other."""
+        for wait in (1, 2, 4):
+            self.clock.advance(2)
             self.process.exit(1)
             self.assertEqual(self.server.retry_in, wait)
             self.clock.advance(wait)
 
     def test_A10_the_kernels_kill_is_told_and_waits_longer(self) -> None:
-        """A SIGKILL with a new kill of the kernel is out of memory, and pauses ten seconds."""
+        """A SIGKILL with a new kill of the kernel is out of memory, and pauses ten seconds; a kill
+        before the start explains nothing."""
         self.ground.kills = 1
         self.process.exit(None, 9)
-        assert self.server.last_ending is not None
-        self.assertIs(self.server.last_ending.reason, Reason.HOST_MEMORY)
+        told = "host_memory: killed:9 by the kernel, out of memory"
+        self.assertEqual(str(self.server.last_ending), told)
         self.assertEqual(self.server.retry_in, 10)
+        self.clock.advance(10)
+        self.process.exit(None, 9)
+        self.assertEqual(str(self.server.last_ending), "signal: killed:9 SIGKILL")
 
     def test_A11_a_crash_is_told_by_its_signal(self) -> None:
         """SIGSEGV and SIGABRT pause as any exit, with the lines before them, and are told at once:
@@ -217,7 +230,7 @@ class ExitTests(LifeTestCase):
         assert self.server.last_ending is not None
         self.assertIs(self.server.last_ending.reason, Reason.PORT_IN_USE)
 
-    def test_P12_a_crash_loop_is_told_and_rests_for_a_minute(self) -> None:
+    def test_A3_P12_a_crash_loop_is_told_and_rests_for_a_minute(self) -> None:
         """The sixth end in five minutes; then a start a minute, for ever."""
         for _ in range(5):
             self.clock.advance(3)
@@ -233,13 +246,17 @@ class ExitTests(LifeTestCase):
             self.assertEqual((self.starts, self.server.state), (starts, State.STARTING))
 
     def test_P12_at_most_twelve_starts_in_five_minutes(self) -> None:
-        """Also where the file wants pauses of a millisecond."""
-        hasty = evolve(means(self.clock, self.ground, self.probe), restart=Restart(0.001, 0.001))
-        Server(self.server.run, hasty, self._changed).start()
+        """Also where the file wants pauses of a millisecond, and each start was steady by then."""
+        hasty = Restart(first=0.001, longest=0.001, reset_after=0.02)
+        quick = evolve(means(self.clock, self.ground, self.probe), restart=hasty)
+        Server(self.server.run, quick, self._changed).start()
         began = self.starts
         for _ in range(3000):
+            if not self.probe.ready.called:
+                self.become_ready()
+            self.clock.advance(0.05)
             self.process.exit(1)
-            self.clock.advance(0.1)
+            self.clock.advance(0.05)
         self.assertLessEqual(self.starts - began + 1, 12)
         self.assertGreater(self.starts - began, 5)
 
@@ -564,6 +581,13 @@ class ReportTests(LifeTestCase):
         self.assertEqual((report.slots_busy, report.waiting, report.slots_age), (2, 3, 1.5))
         self.assertEqual((report.base_url, report.key), ("http://127.0.0.1:18100", "key-0"))
 
+    def test_the_report_says_what_may_not_fit(self) -> None:
+        """An operator reads it at the gateway."""
+        self.ground.noted = "GPU 0: needs 18.1 + 9.6 GB, 23.4 free; fits: slots 2"
+        report = backend_report(self.server)
+        assert report is not None
+        self.assertEqual(report.note, self.ground.noted)
+
     def test_busy_slots_are_news(self) -> None:
         """Gateways that share its slots hear when more or fewer of them work, and of nothing else
         that moves there."""
@@ -588,14 +612,17 @@ class ReportTests(LifeTestCase):
         self.assertEqual(report.last_exit.lines, ("error: invalid argument: --frob",))
         self.assertEqual(report.last_exit.retry_in, 0.75)
 
-    def test_the_lines_do_not_tell_the_key(self) -> None:
-        """What a server prints of its key does not leave the agent."""
-        self.process.say(b"warning: key-0 is a weak key")
+    def test_A2_the_last_twenty_lines_without_key_path_and_address(self) -> None:
+        """What a server prints of its key and its machine does not leave the agent."""
+        said = [b"loading %d" % number for number in range(30)]
+        self.process.say(*said, b"key-0 is a weak key", b"/srv/models/q.gguf on 10.0.0.7:18100")
         self.process.exit(1)
         report = backend_report(self.server)
         assert report is not None
         assert report.last_exit is not None
-        self.assertEqual(report.last_exit.lines, ("warning: *** is a weak key",))
+        *before, key, place = report.last_exit.lines
+        self.assertEqual(before, [f"loading {number}" for number in range(12, 30)])
+        self.assertEqual((key, place), ("*** is a weak key", "…/q.gguf on ***"))
 
     def test_a_report_has_a_size(self) -> None:
         """Of many servers with much to say each says less; the last lines are kept."""
@@ -616,7 +643,7 @@ class ReportTests(LifeTestCase):
         self.addCleanup(leader.communicate)
         self.addCleanup(os.killpg, leader.pid, signal.SIGKILL)
         forked = int(leader.stdout.readline())  # type: ignore[union-attr]
-        self.server._child.pid = leader.pid  # type: ignore[union-attr]
+        self.process._child.pid = leader.pid
         held = [GpuProcess("ours", leader.pid), GpuProcess("forked", forked)]
         gpu = GpuReport(uuid="GPU-a", processes=(*held, GpuProcess("ollama", 2**22 + 1)))
         report = Snapshots("box", "i", {}, HostMeter(self.clock)).take([self.server], [gpu])

@@ -68,7 +68,7 @@ class SurvivorsTestCase(SynchronousTestCase):
 
 
 class EndTests(SurvivorsTestCase):
-    def test_A20_a_recorded_server_is_ended(self) -> None:
+    def test_A5_A20_a_recorded_server_is_ended(self) -> None:
         """It needs no tag: pid, start and boot are enough; then the record is gone too."""
         survivor = self.child()
         self.records.write(self.record(survivor.pid))
@@ -178,7 +178,9 @@ class LeaveTests(SurvivorsTestCase):
         child = self.child()
         found = proc.process(child.pid)
         assert found is not None
-        proc.kill(evolve(found, started=found.started - 1))
+        stale = evolve(found, started=found.started - 1)
+        self.assertIsNone(proc.opened(stale))
+        proc.kill(stale)
         with self.assertRaises(subprocess.TimeoutExpired):
             child.wait(0.2)
 
@@ -211,7 +213,7 @@ class RecordTests(SurvivorsTestCase):
 
 
 class SignsTests(SynchronousTestCase):
-    def test_what_a_process_shows(self) -> None:
+    def test_A6_what_a_process_shows(self) -> None:
         """Memory, bytes read and processor time of one that runs, zeros of one that does not."""
         own = proc.signs(os.getpid())
         self.assertGreater(own.resident, 1 << 20)

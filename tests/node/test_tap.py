@@ -3,14 +3,16 @@
 import io
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.config.node import NodeSettings, OnExit, Run
 from rolemesh.config.problems import ConfigError
+from rolemesh.lag import LagWatch
 from rolemesh.node import tap
 from rolemesh.node.agent import Agent
 
@@ -61,6 +63,26 @@ class OptionsTests(FileTestCase):
         self.assertIsInstance(service, MultiService)
         self.assertTrue(any(isinstance(each, Agent) for each in service))
         self.assertEqual((len(reactor.getDelayedCalls()), len(reactor.getReaders())), before)
+
+    def test_A29_A33_A34_what_watches_over_an_agent(self) -> None:
+        """A reactor that is held up is told of, orphans are reaped, and its clock is nobody's to
+        set."""
+        reaper, kept = Service(), list[object]()
+        self.patch(tap, "Reaper", lambda _: reaper)
+        self.patch(tap, "keep_steady", kept.append)
+        service = tap.makeService(self.options)
+        self.assertTrue(any(isinstance(each, LagWatch) for each in service))
+        self.assertEqual(kept, [reactor])
+        agent = next(each for each in service if isinstance(each, Agent))
+        self.assertIn(reaper, agent._hearing)
+
+    def test_A12_the_grace_is_the_files_word(self) -> None:
+        """Ten seconds unless it says otherwise."""
+        machine: Any = None
+        for more, grace in (("", 10.0), ("stop: 3s\n", 3.0)):
+            self.write(FILE + more)
+            settings = self.options.load(self.file)
+            self.assertEqual(tap._means(reactor, settings, machine).grace, grace)
 
     def test_A35_two_agents_on_one_folder(self) -> None:
         """The second one ends with 75, in a line that names the folder and the way out."""

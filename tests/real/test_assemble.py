@@ -67,7 +67,7 @@ class AssembleTestCase(RealTestCase):
         body = msgspec.json.decode(msgspec.json.encode(members))
         stream = ask(self.url + api.value, body)
         self.assertEqual(stream.headers["content-type"], "text/event-stream", stream.body)
-        assembler = Assembler(api)
+        assembler = Assembler(api, asked.facts)
         for at in range(0, len(stream.body), 700):
             assembler.feed(stream.body[at : at + 700])
         found: dict[str, Any] = json.loads(assembler.finish())
@@ -196,6 +196,27 @@ class AssembleTests(AssembleTestCase):
         self.assertEqual(ask(self.url + Api.CHAT.value, request).status, 200)
         self.assertEqual(ask(self.url + Api.CHAT.value, {**request, "stream": True}).status, 400)
 
+    def test_an_answer_that_was_begun(self) -> None:
+        """What is gone on with is repeated, as it came, before what was added to it."""
+        for text in ("green to", " \u00e9\U0001f600 ", "{", "\n", ""):
+            for content in (text, [{"type": "text", "text": text}]):
+                begun = [*HELLO, {"role": "assistant", "content": content}]
+                for more in ({}, {"n": 2}, {"stop": [" to"]}, {"max_tokens": 1}):
+                    request = {"messages": begun, "max_tokens": 5, **more}
+                    found = self.same(Api.CHAT, **request)["choices"][0]["message"]["content"]
+                    self.assertTrue(found.startswith(text), found)
+                found = self.same(Api.MESSAGES, messages=begun, max_tokens=5)["content"][0]["text"]
+                self.assertTrue(found.startswith(text), found)
+
+    def test_parts_of_an_answer_that_was_begun_are_not_asked_as_a_stream(self) -> None:
+        """The server has its own way to join them."""
+        parts = [{"type": "text", "text": "green"}, {"type": "text", "text": " to"}]
+        request = {"messages": [*HELLO, {"role": "assistant", "content": parts}], "max_tokens": 3}
+        asked = read(Api.CHAT, json.dumps(request).encode())
+        self.assertIsNone(as_stream(Api.CHAT, asked.members, asked.facts))
+        content = self.whole(Api.CHAT, request)["choices"][0]["message"]["content"]
+        self.assertFalse(content.startswith("green to"), content)
+
 
 class ReasoningTests(AssembleTestCase):
     @classmethod
@@ -208,6 +229,16 @@ class ReasoningTests(AssembleTestCase):
         self.assertEqual(said["reasoning_content"], " green to\n")
         self.assertEqual(said["content"], " token they")
         self.assertEqual(self.chat(max_tokens=4)["message"]["content"], "")
+
+    def test_an_answer_that_was_begun(self) -> None:
+        """Its text is repeated; with a thought before it, it is not asked as a stream."""
+        begun = {"role": "assistant", "content": "green to"}
+        for api in (Api.CHAT, Api.MESSAGES):
+            self.same(api, messages=[*HELLO, begun], max_tokens=4)
+            request = {"messages": [*HELLO, {**begun, "reasoning_content": "can"}], "max_tokens": 4}
+            asked = read(api, json.dumps(request).encode())
+            self.assertIsNone(as_stream(api, asked.members, asked.facts))
+            self.assertIn(b'"can\\n"', ask(self.url + api.value, request).body)
 
     def test_responses(self) -> None:
         """A reasoning item before the message."""

@@ -78,8 +78,10 @@ class OperatorTests(RealTestCase):
         found = told["roles"].get("coder")
         return bool(found and found["ready"])
 
-    def answer(self) -> int:
-        bearer = {"authorization": f"Bearer {self.client}", "x-stainless-read-timeout": "1"}
+    def answer(self, patience: int = 30) -> int:
+        """The status of a chat whose client waits so many seconds."""
+        bearer = {"authorization": f"Bearer {self.client}"}
+        bearer["x-stainless-read-timeout"] = str(patience)
         return ask(f"{self.gateway.url}/v1/chat/completions", QUESTION, **bearer).status
 
     def state(self) -> str:
@@ -95,7 +97,7 @@ class OperatorTests(RealTestCase):
         serves again."""
         told = self.verb("drain", "box/cpu", "--for", "2h", "--reason", "new fan")
         self.assertIn("box/cpu takes no new requests (new fan, until 20", told)
-        self.assertEqual(self.answer(), 503)
+        self.assertEqual(self.answer(1), 503)
         self.assertIn("draining (new fan", self.verb("status", code=1, key=self.client))
         self.assertEqual(self.local()["servers"][0]["state"], "ready")
         self.assertIn("takes requests", self.verb("resume", "box"))
@@ -112,7 +114,7 @@ class OperatorTests(RealTestCase):
         self.assertEqual(self.local_when("starts")["draining"], "moving house")
         self.node.until("it registers again", lambda: self.registered() > before)
         self.node.until("it is drained there", lambda: "draining (moving" in self.status())
-        self.assertEqual(self.answer(), 503)
+        self.assertEqual(self.answer(1), 503)
         self.verb("resume", "box")
         self.node.until("coder is ready", self.ready)
 
@@ -137,6 +139,7 @@ class OperatorTests(RealTestCase):
         before = self.pid()
         self.assertIn("box/cpu was ready, and restarts", self.verb("restart", "box/cpu"))
         eventually("another process", lambda: self.pid() not in (None, before))
+        eventually("it is ready", lambda: self.local()["servers"][0]["state"] == "ready")
         self.node.until("coder is ready", self.ready)
         self.assertTrue(self.local()["servers"][0]["last_exit"].startswith("ordered: "))
 
@@ -152,6 +155,33 @@ class OperatorTests(RealTestCase):
         following.until("a line about the request", lambda: len(following.text()) > len(seen))
         following.signal(signal.SIGINT)
         self.assertEqual(following.wait(), 130)
+
+    def test_logs_outlive_a_gateway(self) -> None:
+        """With -f the log goes on when its gateway is back, behind the line that was shown last:
+        what it has shown then is what the node remembers, each line once."""
+        argv = [*CLI, "logs", "box/cpu", "-f", "--url", self.gateway.url, "--key", self.admin]
+        following = self.workshop.start("logs", argv)
+        following.until("its first lines", lambda: following.text().count("\n") >= 5)
+        self.gateway.program.signal(signal.SIGKILL)
+        self.assertEqual(self.gateway.program.wait(), -signal.SIGKILL)
+        following.until("it says so", lambda: "once that is over" in following.text())
+        port = int(self.gateway.url.rpartition(":")[2])
+        type(self).gateway = self.workshop.gateway(CONFIG, port)
+        following.until("it goes on", lambda: "here it goes on" in following.text())
+        self.node.until("coder is ready", self.ready)
+        self.assertEqual(self.answer(), 200)
+        following.until("all lines", lambda: self.remembered() == self.shown(following))
+        following.signal(signal.SIGINT)
+        self.assertEqual(following.wait(), 130)
+
+    def remembered(self) -> list[str]:
+        return self.verb("logs", "box/cpu").splitlines()
+
+    def shown(self, following: Program) -> list[str]:
+        """As many lines as the node remembers, without those of the command itself."""
+        lines = following.text().splitlines()
+        of_the_server = [line for line in lines if not line.startswith("rolemesh logs: ")]
+        return of_the_server[-len(self.remembered()) :]
 
     def test_A40_only_what_the_file_names(self) -> None:
         """A backend that the node's file does not name, and a command line, come to nothing."""
@@ -193,5 +223,5 @@ class AloneTests(RealTestCase):
             return subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout
 
         node.until("its server is ready", lambda: "cpu (tiny): ready" in told())
-        self.assertIn("unreachable for ", told())
+        node.until("it has tried", lambda: "unreachable for " in told())
         self.assertIn("last trouble: not told: ", told())

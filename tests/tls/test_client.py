@@ -1,5 +1,6 @@
 """The promises of `rolemesh.tls.client`, over real connections to servers of our own."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from twisted.web.server import Site
 from rolemesh.certificates import new_authority, new_server
 from rolemesh.config.tls import ServerTls, Trust
 from rolemesh.tls.client import ClientSide, PlainSpokenAgent, Untrusted
+from rolemesh.tls.ending import Endings
 from rolemesh.tls.server import ServerSide, behind_tls
 from tests.doubles.pki import Pki, pin_of_file
 
@@ -48,7 +50,7 @@ class TrustTests(TestCase):
         self.page = Page()
 
     def serve(self, tls: ServerTls, clock: Any = reactor) -> int:
-        side = ServerSide(clock, tls, lambda: datetime.now(UTC).timestamp())
+        side = ServerSide(clock, tls, Endings(clock, time.time))
         side.load()
         return self.listen(behind_tls(side, Site(self.page), reactor))
 
@@ -60,7 +62,7 @@ class TrustTests(TestCase):
         return number
 
     async def get(self, trust: Trust, url: str) -> bytes:
-        side = ClientSide(reactor, trust)
+        side = ClientSide(reactor, trust, Endings(reactor, time.time))
         side.load()
         pool = HTTPConnectionPool(reactor, False)
         agent = PlainSpokenAgent(Agent(reactor, side, 5.0, pool=pool))
@@ -157,13 +159,24 @@ class TrustTests(TestCase):
         """What is shown to a server changes with its file."""
         trust = self.pki.client("box")
         clock = Clock()
-        side = ClientSide(clock, trust)
+        side = ClientSide(clock, trust, Endings(clock, time.time))
         side.load()
         before: Any = side.creatorForNetloc(b"gw", 443)
         self.pki.client("box")
         clock.advance(1)
         after: Any = side.creatorForNetloc(b"gw", 443)
         self.assertNotEqual(before.options.certificate, after.options.certificate)
+
+    async def test_L18_soon_at_their_end(self) -> None:
+        """What a node shows, and the CA by which it knows its gateways, are told of in time."""
+        long_ago = datetime.now(UTC) - timedelta(days=390)
+        old = Pki(Path(self.mktemp()).absolute(), datetime.now(UTC) - timedelta(days=3640))
+        shown = self.pki.client("box", long_ago)
+        endings = Endings(Clock(), time.time)
+        side = ClientSide(Clock(), Trust(old.ca, (), shown.cert, shown.key), endings)
+        side.load()
+        certificate = "certificate node-box.pem expires in 6 days"
+        self.assertEqual(endings.soon(), [certificate, "CA ca.pem expires in 9 days"])
 
     async def test_renewed(self) -> None:
         """A listener shows its new certificate to who connects next, without a restart; until the

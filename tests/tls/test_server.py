@@ -1,5 +1,6 @@
 """The promises of `rolemesh.tls.server`: what a listener needs, row L18."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rolemesh.config.tls import ServerTls
+from rolemesh.tls.ending import Endings
 from rolemesh.tls.fresh import TlsProblem
 from rolemesh.tls.server import ServerSide
 from tests.doubles.pki import Pki
@@ -22,7 +24,8 @@ class ServerFilesTests(SynchronousTestCase):
         self.logged = self.enterContext(capturedLogs())
 
     def load(self, tls: ServerTls) -> ServerSide:
-        side = ServerSide(Clock(), tls, lambda: datetime.now(UTC).timestamp())
+        clock = Clock()
+        side = ServerSide(clock, tls, Endings(clock, time.time))
         side.load()
         return side
 
@@ -59,6 +62,15 @@ class ServerFilesTests(SynchronousTestCase):
         self.assertIn("key too small", self.problem(short))
         good.key.chmod(0o640)
         self.assertIn("others may read or write it", self.problem(good))
+
+    def test_L18_the_ca_of_its_clients(self) -> None:
+        """Of the CA that signs nodes' certificates it is told as well, and what that means."""
+        ending = Pki(self.pki.folder / "old", datetime.now(UTC) - timedelta(days=3640))
+        good = self.pki.server("gw")
+        self.load(ServerTls(good.cert, good.key, ending.ca))
+        (warning,) = self.warnings()
+        self.assertEqual((warning["kind"], warning["ends"]), ("CA", "expires in 9 days"))
+        self.assertIn("nodes whose certificates it signed are refused", warning["then"])
 
     def test_L18_expired(self) -> None:
         """An expired certificate, and one that soon will be, is used with a warning."""

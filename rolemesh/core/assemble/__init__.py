@@ -4,7 +4,7 @@ llama-server looks at a waiting client only between its results, and so never at
 one while other requests run. Asked for a stream, it notices at once when the client leaves.
 """
 
-from rolemesh.core.assemble.ask import as_stream
+from rolemesh.core.assemble.ask import STREAMED, as_stream
 from rolemesh.core.assemble.assembler import Assembler, Failure
 
-__all__ = ["Assembler", "Failure", "as_stream"]
+__all__ = ["STREAMED", "Assembler", "Failure", "as_stream"]

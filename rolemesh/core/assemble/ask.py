@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from rolemesh.core.assemble.begun import begun
 from rolemesh.core.openai import Api
 
 _TRUE, _FALSE = msgspec.Raw(b"true"), msgspec.Raw(b"false")
@@ -36,8 +37,11 @@ def _says_more_at_once(facts: Mapping[str, Any]) -> bool:
 
     `verbose` echoes the request. Probabilities beside tools are refused in a stream; beside stop
     strings, those of the tokens that made up the stop string are only taken out of a whole answer.
+    An assistant's message to go on with is repeated in a whole answer, joined in its own way.
     """
     probabilities = facts.get("logprobs") or facts.get("n_probs")
     return bool(
-        facts.get("verbose") or (probabilities and (facts.get("tools") or facts.get("stop")))
+        facts.get("verbose")
+        or (probabilities and (facts.get("tools") or facts.get("stop")))
+        or begun(facts) is None
     )

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import msgspec
 from attrs import frozen
 
+from rolemesh.core.assemble.begun import begun, repeat
 from rolemesh.core.assemble.chat import Chat
 from rolemesh.core.assemble.completions import Completions
 from rolemesh.core.assemble.messages import Messages
@@ -46,11 +47,15 @@ class Failure:
 
 
 class Assembler:
-    """One stream on its way to being one answer; `error` is set when the stream carries one."""
+    """One stream on its way to being one answer; `error` is set when the stream carries one.
 
-    def __init__(self, api: Api) -> None:
+    `facts` are those of the request.
+    """
+
+    def __init__(self, api: Api, facts: Mapping[str, Any]) -> None:
         self._splitter = Splitter()
         self._assembly = _ASSEMBLIES[api]()
+        self._begun = begun(facts)
         self._kept = 0
         self.error: Failure | None = None
 
@@ -73,7 +78,10 @@ class Assembler:
         if self.error is not None or not self._assembly.complete:
             raise BrokenStream("the stream ended before its last event")
         try:
-            return msgspec.json.encode(self._assembly.answer())
+            answer = self._assembly.answer()
+            if self._begun:
+                repeat(self._begun, answer)
+            return msgspec.json.encode(answer)
         except _MISSHAPEN:
             raise BrokenStream(_OTHER_SHAPE) from None
 

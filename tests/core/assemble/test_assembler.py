@@ -33,7 +33,7 @@ def call(index: int, arguments: str, **more: Any) -> dict[str, Any]:
 
 
 def assembled(api: Api, *pieces: bytes) -> Any:
-    assembler = Assembler(api)
+    assembler = Assembler(api, {})
     for piece in pieces:
         assembler.feed(piece)
     return json.loads(assembler.finish())
@@ -130,7 +130,7 @@ class WholeOrNotTests(SynchronousTestCase):
         """An error in the stream is told as the server would have told it without a stream."""
         for api, name in ((Api.CHAT, ""), (Api.RESPONSES, ""), (Api.MESSAGES, "error")):
             said = {"type": "error", "error": {"code": 503, "message": "m", "type": "t"}}
-            assembler = Assembler(api)
+            assembler = Assembler(api, {})
             assembler.feed(event(said, name) + DONE)
             assert isinstance(assembler.error, Failure)
             self.assertEqual(assembler.error.status, 503)
@@ -140,7 +140,7 @@ class WholeOrNotTests(SynchronousTestCase):
 
     def test_error_without_a_status(self) -> None:
         """An error that names no HTTP status is a server's error."""
-        assembler = Assembler(Api.CHAT)
+        assembler = Assembler(Api.CHAT, {})
         assembler.feed(event({"error": {"message": "m", "code": "x"}}))
         assert assembler.error is not None
         self.assertEqual(assembler.error.status, 500)
@@ -216,4 +216,12 @@ class AsStreamTests(SynchronousTestCase):
             self.assertIsNone(self.changed(Api.COMPLETIONS, n_probs=1, **more))
             self.assertIsNotNone(self.changed(Api.CHAT, **more))
         self.assertIsNone(self.changed(Api.CHAT, verbose=True))
+        odd: list[Any] = [[{"role": "assistant", "content": "a"}], [], "x", ["x"], None]
+        for messages in odd:
+            self.assertIsNotNone(self.changed(Api.CHAT, messages=messages))
+        parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+        for api in (Api.CHAT, Api.MESSAGES):
+            for begun in ({"content": parts}, {"content": "a", "reasoning_content": "b"}):
+                asked = [{"role": "assistant", **begun}]
+                self.assertIsNone(self.changed(api, messages=asked))
         self.assertIsNone(self.changed(Api.EMBEDDINGS, input="x"))

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from rolemesh.gateway.company import BEAT, Company
+from rolemesh.gateway.fleet import Fleet
 from rolemesh.gateway.registry import Registry
 from rolemesh.gateway.store.interface import Kept, Meeting, StoreFailed
 from rolemesh.gateway.store.keeper import Keeper
@@ -116,8 +117,8 @@ class DutyTests(PostgresCase):
         await keeper.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(keeper.stop()))
         month_later = kept().at + NODES.total_seconds()
-        registry = Registry(self.clock)
-        tidying = Tidying(registry, keeper, store, lambda: month_later, keeper.lost)
+        fleet = Fleet(self.clock, Registry(self.clock))
+        tidying = Tidying(fleet, keeper, store, lambda: month_later, keeper.lost)
 
         async def duty() -> None:
             self.done.append(name)

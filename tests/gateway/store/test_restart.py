@@ -13,13 +13,13 @@ from rolemesh.config.listeners import Listener
 from rolemesh.config.private import write_private
 from rolemesh.core.keys import ENTROPY, KeyKind, mint, revoke
 from rolemesh.core.model import Role, Target
+from rolemesh.gateway.fleet import FORGET, LEASE
 from rolemesh.gateway.life import GatewayLife
-from rolemesh.gateway.registry import FORGET, LEASE
 from rolemesh.gateway.store import keeper
 from rolemesh.gateway.store.interface import Hear, Kept, Lose
 from rolemesh.gateway.store.keeper import RETRY
 from rolemesh.gateway.store.memory import MemoryStore
-from rolemesh.gateway.tap import build
+from rolemesh.gateway.wiring import build
 from tests.gateway.memory import GatewayCase, Net
 
 REGISTER = "/v1/nodes/register"

@@ -7,13 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
 from rolemesh.gateway.store.interface import NewerSchema, StoreFailed
 from rolemesh.gateway.store.schema import VERSION_TABLE, migrations
 from rolemesh.gateway.store.sqlite import SqliteStore
-from rolemesh.gateway.store.sqlite_file import TABLES
+from rolemesh.gateway.store.sqlite_file import BUSY, TABLES, SqliteFile
 from tests.gateway.store import suite
 from tests.gateway.store.suite import ignore, kept, whole
 
@@ -79,6 +81,43 @@ class SqliteStoreTests(SqliteCase, suite.StoreSuite):
             self.assertIn("locked", str(caught.exception))
         await store.open(ignore, ignore)
         await store.write({"box2": kept()})
+        self.assertEqual(await self.again(store), {whole(kept())})
+
+    async def test_locked_for_a_moment_L5(self) -> None:
+        """What another program has for a shorter time than is waited costs nothing but that."""
+        store = SqliteStore(reactor, self.path, lambda: NOON, busy=60)
+        await store.open(ignore, ignore)
+        with closing(self.database()) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = Deferred.fromCoroutine(store.write({"box2": kept()}))
+            await deferLater(reactor, 0.3)
+            self.assertNoResult(writing)
+        await writing
+        self.assertEqual(await self.again(store), {whole(kept())})
+
+    async def test_how_long_it_waits_L5(self) -> None:
+        """A gateway, and a command that opens its file, wait two seconds for who else has it."""
+        store = SqliteStore(reactor, self.path, lambda: NOON)
+        await store.open(ignore, ignore)
+        assert store._pool is not None
+        found = await store._pool.runQuery("PRAGMA busy_timeout")
+        await store.close()
+        with SqliteFile(self.path).transaction() as cursor:
+            found += cursor.execute("PRAGMA busy_timeout").fetchall()
+        self.assertEqual(found, [(2000,), (2000,)])
+
+    async def test_waits_for_who_has_it_L5(self) -> None:
+        """A write waits for another program, two seconds as a rule, and the reactor does not."""
+        self.assertEqual(BUSY, 2.0)
+        store = SqliteStore(reactor, self.path, lambda: NOON, busy=60.0)
+        await store.open(ignore, ignore)
+        with closing(self.database()) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = Deferred.fromCoroutine(store.write({"box2": kept()}))
+            await deferLater(reactor, 0.2)
+            self.assertFalse(writing.called)
+            other.execute("ROLLBACK")
+            await writing
         self.assertEqual(await self.again(store), {whole(kept())})
 
     async def test_full_L4(self) -> None:
