@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import SystemRandom
+from random import Random
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -130,7 +130,7 @@ def build(
     listening = Listening(reactor, doors.into(site))
     watchers = (
         ground.fleet,
-        Checks(reactor, registry, upstream, SystemRandom().random),
+        Checks(reactor, registry, upstream, Random().random),
         traffic.progress,
         orders,
         pressure,
@@ -163,7 +163,7 @@ def _traffic(ground: _Ground) -> _Traffic:
     memory = Memory()
     registry.on_gone.append(memory.forget)
     registry.on_down.append(memory.forget)
-    admission = Admission(reactor, registry, SystemRandom())
+    admission = Admission(reactor, registry, Random())
     progress = Progress(reactor, registry, upstream, lambda id: dispatch.events_at(id))
     attempt = Attempt(reactor, upstream, progress)
     dispatch = Dispatch(reactor, registry, admission, attempt, memory)
