@@ -36,7 +36,8 @@ class BackendReport(Struct, frozen=True, omit_defaults=True):
     """One llama-server as its node sees it. `context` is tokens per request; `note` is what stands
     in its way, such as a model that does not fit into its GPU; `draining` why it is to get no new
     requests, None while it takes them; `waiting` requests have come for its slots and got none;
-    its slots were looked at `slots_age` seconds ago."""
+    its slots were looked at `slots_age` seconds ago, and for `still` seconds nothing has moved at
+    it that its machine can see, None where that cannot be told."""
 
     id: Name
     base_url: Text
@@ -50,6 +51,7 @@ class BackendReport(Struct, frozen=True, omit_defaults=True):
     slots_busy: Count | None = None
     waiting: Count = 0
     slots_age: Annotated[float, Meta(ge=0)] | None = None
+    still: Annotated[float, Meta(ge=0)] | None = None
     restarts: Count = 0
     progress: Text = ""
     note: Text = ""

@@ -1,7 +1,8 @@
 """Whether a backend gets on with its work, which neither `/health` nor a silent socket tells.
 
 A long prompt on a slow machine is silent for minutes and well; a wedged GPU is silent, too, while
-its server still says that it is healthy. llama-server's `/slots` shows the difference.
+its server still says that it is healthy. llama-server's `/slots` shows the difference, and while it
+computes a batch and answers nothing, its node sees the processor work.
 """
 
 from collections.abc import Callable, Sequence
@@ -125,14 +126,22 @@ class Progress(Service):
 
     def seen(self, id: BackendId) -> float:
         """When a backend was last seen to get on by other means than an event of an answer."""
-        return max(self._told.get(id, 0.0), self._moved.get(id, 0.0))
+        return max(self._told.get(id, 0.0), self._moved.get(id, 0.0), self._worked(id))
+
+    def _worked(self, id: BackendId) -> float:
+        """When its machine last saw it work: while a long batch is computed nothing else does."""
+        entry = self._registry.get(id)
+        report = entry.report if entry is not None and entry.leased else None
+        if entry is None or report is None or report.still is None:
+            return 0.0
+        return entry.heard - report.still
 
     def note(self, id: BackendId) -> None:
         """A backend has told by itself that it gets on with a request."""
         self._told[id] = self._clock.seconds()
 
     def _due(self, watch: _Watch) -> None:
-        moved = max(watch.heard(), self._moved.get(watch.id, watch.began))
+        moved = max(watch.heard(), self._moved.get(watch.id, watch.began), self._worked(watch.id))
         left = watch.seconds - (self._clock.seconds() - moved)
         if left > 0:
             watch.timer = self._clock.callLater(left, self._due, watch)

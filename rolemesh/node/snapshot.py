@@ -22,6 +22,7 @@ from rolemesh.node.supervisor import Server
 TOLD_LINES = 20  # of a log, at an exit
 ALL_LINES = 16 * 1024  # characters, of all servers: a gateway reads 64 KiB of a report
 LONGEST_LINE = 1000  # characters
+LONGEST_BATCH = 900.0  # seconds of a prompt's part in which a server may answer nothing
 LONGEST_TEXT = 256  # characters, as `core.report.Text` allows
 
 
@@ -90,6 +91,7 @@ def backend_report(
         slots_busy=server.judge.pulse.busy,
         waiting=server.judge.pulse.waiting,
         slots_age=round(server.judge.silent, 3),
+        still=_still(server),
         restarts=server.restarts,
         progress=_progress(server),
         draining=drained,
@@ -109,6 +111,14 @@ def _with_owner(held: GpuProcess, own: Mapping[int, str]) -> GpuProcess:
     found = process(held.pid)
     backend = own.get(held.pid) or (own.get(found.session) if found else None)
     return replace(held, backend=backend) if backend else held
+
+
+def _still(server: Server) -> float | None:
+    """Told where only the processor can be at work: a GPU that hangs looks busy."""
+    judge = server.judge
+    if server.state not in (State.READY, State.SUSPECT) or judge.signs.utilization is not None:
+        return None
+    return round(max(judge.still, judge.silent - LONGEST_BATCH), 3)
 
 
 def _progress(server: Server) -> str:

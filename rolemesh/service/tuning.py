@@ -18,8 +18,8 @@ def keep_steady(reactor: Any) -> None:
 def collect_less() -> None:
     """Have Python look for cycles more seldom, and not again among what stands by now.
 
-    A request makes hundreds of objects, so that with Python's own settings up to a fifth of its time
-    goes into looking at all the others.
+    A request makes hundreds of objects, so that with Python's own settings up to a fifth of its
+    time goes into looking at all the others.
     """
     gc.collect()
     gc.freeze()

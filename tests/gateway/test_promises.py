@@ -176,6 +176,37 @@ class DeadBackendTests(PromiseCase):
         self.stream()
         self.assertEqual((self.used(a, b), a.work[0].left), ([2, 0], False))
 
+    def test_P1_a_node_sees_it_work(self) -> None:
+        """For eleven minutes of one batch on a slow processor `/slots` answers nothing and no event
+        comes; the node's word is enough, for a stream beside it too. Once that says that nothing
+        moves any more, it has the time that anybody has."""
+        server = self.net.server().llama(slots=4)
+        self.start(role(use=(Target(model="qwen"),)))
+        node = {"node": "box2", "instance": "one"}
+        told = {"id": "cpu", "base_url": server.url, "model": "qwen", "slots": 4}
+
+        def beat(number: int, still: float) -> None:
+            told["still"] = still
+            self.post("/v1/nodes/register", {**node, "generation": number, "backends": [told]})
+            self.net.spend(5, step=1.0)
+
+        beat(0, 0.0)
+        begun, waiting = self.stream(), self.stream()
+        server.work[0].head()
+        server.work[0].text("one")
+        for number in range(1, 132):
+            beat(number, 2.0)
+        self.assertFalse(server.work[0].left or server.work[1].left)
+        still = 2.0
+        for client, code, most in (
+            (begun, "upstream_disconnected", 75.0),
+            (waiting, "upstream_timeout", 150.0),
+        ):
+            while b'"error"' not in client.answer.data and still < most:
+                number, still = number + 1, still + 5.0
+                beat(number, still)
+            self.assert_broken_off(client.answer, code)
+
     def say_all(self, exchange: Exchange) -> None:
         exchange.head()
         exchange.text("hi", finish="stop")

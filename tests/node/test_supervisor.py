@@ -17,7 +17,7 @@ from rolemesh.core.report import GpuProcess, GpuReport, encode
 from rolemesh.core.vigil import Pulse, Signs
 from rolemesh.node.hostmeter import HostMeter
 from rolemesh.node.means import CannotStart, Door, Facts, Stranger, Taken
-from rolemesh.node.snapshot import Snapshots, backend_report
+from rolemesh.node.snapshot import LONGEST_BATCH, Snapshots, backend_report
 from rolemesh.node.supervisor import Server
 from tests.node.fakes import FakeGround, FakeProbe, FakeProcess, means
 
@@ -580,6 +580,30 @@ class ReportTests(LifeTestCase):
         assert report is not None
         self.assertEqual((report.slots_busy, report.waiting, report.slots_age), (2, 3, 1.5))
         self.assertEqual((report.base_url, report.key), ("http://127.0.0.1:18100", "key-0"))
+
+    def test_the_report_says_since_when_nothing_moves(self) -> None:
+        """Where the processor alone can be at work, and for no longer than the longest batch;
+        a GPU that hangs looks busy, so nothing is told of one."""
+        self.become_ready()
+        self.probe.tell(Pulse(True, 1, (), reading=True))
+        self.ground.shown = Signs(cpu=10.0)
+        self.clock.pump([2.0] * 3)
+        self.assertEqual(self.still(), 4.0)
+        self.ground.shown = Signs(cpu=20.0)
+        self.clock.advance(2.0)
+        self.assertEqual(self.still(), 0.0)
+        for step in range(500):
+            self.ground.shown = Signs(cpu=20.0 + 4 * step)
+            self.clock.advance(2.0)
+        self.assertEqual(self.still(), 1008.0 - LONGEST_BATCH)
+        self.ground.shown = Signs(utilization=1.0)
+        self.clock.advance(2.0)
+        self.assertIsNone(self.still())
+
+    def still(self) -> float | None:
+        report = backend_report(self.server)
+        assert report is not None
+        return report.still
 
     def test_the_report_says_what_may_not_fit(self) -> None:
         """An operator reads it at the gateway."""
