@@ -178,13 +178,16 @@ class Dispatch:
         return None if isinstance(self._admission.decide(other), No) else other
 
     def _of_the_role(self, want: Want, passed: Passed | None) -> Passed | None:
+        """An error as the whole role sees it, where it is one."""
+        if passed is None:
+            return None
         need = want.need
         reached = [
-            entry.backend
+            entry.backend.context
             for _, entry in self._registry.members(need.role)
             if entry.ready and need.node in (None, entry.backend.id.node)
         ]
-        return passed and among(passed, [backend.context for backend in reached])
+        return among(passed, reached)
 
     def _standing(self, want: Want, tries: Sequence[Try] = ()) -> str:
         lost = [each.id for each in tries if each.outcome is Outcome.DIED]
