@@ -54,7 +54,7 @@ class ClientSide:
     ) -> IOpenSSLClientConnectionCreator:
         host = hostname.decode("ascii").strip("[]")
         options = self._fresh.current()
-        self._note()
+        self._endings.note(*self._found)
         return _Caller(options, host, self._trust.pins)
 
     def _make(self) -> CertificateOptions:
@@ -70,12 +70,8 @@ class ClientSide:
             found["trustRoot"] = platformTrust()
         options = options_of(found)
         self._found = tuple(endings)
-        self._note()
+        self._endings.note(*self._found)
         return options
-
-    def _note(self) -> None:
-        for each in self._found:
-            self._endings.note(each)
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -44,8 +44,12 @@ class Endings:
 
     log = Logger()
 
-    def note(self, ending: Ending) -> None:
-        """It is in use now, in the stead of what was in its place before."""
+    def note(self, *endings: Ending) -> None:
+        """They are in use now, each in the stead of what was in its place before."""
+        for ending in endings:
+            self._note(ending)
+
+    def _note(self, ending: Ending) -> None:
         known, told = self._noted.get(ending.place, (None, 0.0))
         now = self._clock.seconds()
         if known == ending and abs(now - told) < REMIND:

@@ -47,7 +47,7 @@ class ServerSide:
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         options = self._fresh.current()
-        self._note()
+        self._endings.note(*self._found)
         return options.serverConnectionForTLS(tlsProtocol)
 
     def _make(self) -> CertificateOptions:
@@ -62,12 +62,8 @@ class ServerSide:
         self.expires = found["certificate"].to_cryptography().not_valid_after_utc
         self.log.info("certificate {path} until {end}", path=str(tls.cert), end=str(self.expires))
         self._found = tuple(endings)
-        self._note()
+        self._endings.note(*self._found)
         return options
-
-    def _note(self) -> None:
-        for each in self._found:
-            self._endings.note(each)
 
 
 class _TlsFactory(TLSMemoryBIOFactory):
