@@ -59,13 +59,17 @@ class EdgeRequest(server.Request):
         self.responseHeaders.removeHeader(b"server")
         super().render(resrc)
 
-    def answer_refusal(self, refusal: Refusal) -> None:
-        """Answer with `refusal` in the shape of the request's route, and finish."""
+    def as_refusal(self, refusal: Refusal) -> bytes:
+        """`refusal` as the body of the answer, in the shape of its route; the head says so."""
         self.setResponseCode(refusal.status, refusal.phrase.encode())
         for name, value in refusal.headers().items():
             self.setHeader(name, value)
-        body = refusal_body(refusal, self.path, self.request_id)
         self.setHeader(b"content-type", b"application/json")
+        return _refusal_body(refusal, self.path, self.request_id)
+
+    def answer_refusal(self, refusal: Refusal) -> None:
+        """Answer with `refusal`, and finish."""
+        body = self.as_refusal(refusal)
         self.setHeader(b"content-length", b"%d" % len(body))
         self.write(body)
         self.finish()
@@ -85,7 +89,7 @@ def _id_header(path: bytes) -> bytes:
     return b"request-id" if path.startswith(b"/v1/messages") else b"x-request-id"
 
 
-def refusal_body(refusal: Refusal, path: bytes, request_id: str) -> bytes:
+def _refusal_body(refusal: Refusal, path: bytes, request_id: str) -> bytes:
     """`refusal` in the shape that clients of `path` read."""
     if path.startswith(b"/v1/messages"):
         return refusal.anthropic_body(request_id)
@@ -94,7 +98,7 @@ def refusal_body(refusal: Refusal, path: bytes, request_id: str) -> bytes:
 
 def whole_refusal(refusal: Refusal, path: bytes, request_id: str) -> bytes:
     """A whole response, head and body, that ends its connection with `refusal`."""
-    body = refusal_body(refusal, path, request_id)
+    body = _refusal_body(refusal, path, request_id)
     fields = {
         "content-type": "application/json",
         "content-length": str(len(body)),

@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from rolemesh.core.errors import Refusal
-from rolemesh.gateway.edge_request import EdgeRequest, refusal_body
+from rolemesh.gateway.edge_request import EdgeRequest
 
 _log = Logger()
 
@@ -21,9 +21,9 @@ def answers_errors(app: Klein, paths: str) -> None:
     def failed(_: Any, request: Any, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, Refusal):
-            return write_refusal(request, error)
+            return request.as_refusal(error)
         if isinstance(error, HTTPException):
-            return write_refusal(request, _unrouted(request, error, paths))
+            return request.as_refusal(_unrouted(request, error, paths))
         if isinstance(error, CancelledError):  # there is nobody left to answer
             return b""
         where: dict[str, Any] = {"http.request.id": request.request_id}
@@ -32,16 +32,7 @@ def answers_errors(app: Klein, paths: str) -> None:
             "internal_error",
             f"The gateway failed at this request; its log tells more under {request.request_id}.",
         )
-        return write_refusal(request, refusal)
-
-
-def write_refusal(request: EdgeRequest, refusal: Refusal) -> bytes:
-    """Set a refusal's status and headers on a request that has none yet; the body is returned."""
-    request.setResponseCode(refusal.status, refusal.phrase.encode())
-    for name, value in refusal.headers().items():
-        request.setHeader(name, value)
-    request.setHeader("content-type", "application/json")
-    return refusal_body(refusal, request.path, request.request_id)
+        return request.as_refusal(refusal)
 
 
 def _unrouted(request: EdgeRequest, error: HTTPException, paths: str) -> Refusal:
