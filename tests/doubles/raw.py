@@ -142,9 +142,12 @@ class RawClient(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed.callback(Answer(self.data, reset=not reason.check(ConnectionDone)))
 
-    def leave(self) -> None:
-        """Go without a word more."""
-        self.transport.abortConnection()
+    def leave(self, *, reset: bool = True) -> None:
+        """Go without a word more: with a reset, or with a close."""
+        if reset:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
 
 
 def connect(reactor: Any, port: int) -> Deferred[RawClient]:

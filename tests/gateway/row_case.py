@@ -92,10 +92,7 @@ class RowCase(MeshCase):
         (call,) = fake.running
         with Stalls() as stalls:
             left = reactor.seconds()
-            if reset:
-                client.leave()
-            else:
-                client.transport.loseConnection()
+            client.leave(reset=reset)
             await self.until("the upstream is closed", lambda: not fake.running)
         self.assertEqual(call.outcome, "left")
         assert call.ended_at is not None

@@ -90,10 +90,7 @@ class LeavingTests(RowCase):
             mine = set(_connecting()) - before
             with Stalls() as stalls:
                 left = reactor.seconds()
-                if reset:
-                    client.leave()
-                else:
-                    client.transport.loseConnection()
+                client.leave(reset=reset)
                 await self.until("it is given up", lambda mine=mine: not mine & set(_connecting()))
             self.assertLess(reactor.seconds() - left - stalls.seconds, FREE_WITHIN)
             self.assertEqual((await self.record(f"c{reset}"))["status"], 499)
